@@ -1,8 +1,11 @@
-"""Settings of every test: float64, strict promotion, no silent rank promotion."""
+"""Settings of every test and docstring example: float64, strict promotion, no silent rank promotion."""
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault(
+    "OPENBLAS_NUM_THREADS", "1"
+)  # see the Makefile: two threads on a busy machine are 10-25 times slower
 os.environ.setdefault("MPLBACKEND", "agg")
 
 from jaxtyping import install_import_hook
