@@ -47,4 +47,4 @@ types: $(BIN)/installed-dev ## Check types
 	$(BIN)/pyright
 clean: ## Remove caches and build products, keep .venv and runs
 	rm -rf build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis
-	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.v*' -type d -prune -exec rm -rf {} +
