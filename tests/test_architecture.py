@@ -35,6 +35,9 @@ LAYERS = (
     ("optim",),
     ("training",),
     ("integration",),
+    ("arguments",),
+    ("trajectory", "events", "progress_bar"),
+    ("measures", "results"),
     ("geometry",),
     ("flows",),
     ("velocities", "clocks"),
@@ -47,13 +50,14 @@ LAYERS = (
     ("figures",),
     ("theory",),
     ("losses", "data", "models"),
+    ("sources", "files"),
 )
 RANK = {name: len(LAYERS) - i for i, names in enumerate(LAYERS) for name in names}
 
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 # Loaded by the functions that need them, never by `import chordflow`.
-LAZY = ("sklearn", "matplotlib", "xarray", "orbax", "h5netcdf", "pandas", "flax", "tqdm")
+LAZY = ("sklearn", "matplotlib", "xarray", "orbax", "h5netcdf", "h5py", "pandas", "flax", "tqdm")
 
 IMPORT_COST = 1.2
 
@@ -62,6 +66,11 @@ def module_of(path: Path) -> str:
     """The name in LAYERS that a file of the package belongs to; '' for the package itself."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return "" if parts == ("__init__",) else parts[0]
+
+
+def is_module(name: str) -> bool:
+    """Whether the package has such a file or folder, in LAYERS or not."""
+    return (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -81,18 +90,20 @@ def imported_modules(path: Path) -> set[str]:
             head, *rest = name.split(".")
             if head == "chordflow":
                 # `from chordflow import Name` reaches through the package, which imports everything.
-                found.add(rest[0] if rest and rest[0] in RANK else "")
+                found.add(rest[0] if rest and (rest[0] in RANK or is_module(rest[0])) else "")
     return found
 
 
 def layer_violations(files: list[Path]) -> list[str]:
-    """One line for each import that does not point down the list."""
+    """One line for each import that does not point down the list; modules missing there are another test's."""
     lines = []
     for path in files:
         module = module_of(path)
-        if not module:
+        if module not in RANK:
             continue
         for other in sorted(imported_modules(path) - {module}):
+            if other and other not in RANK:
+                continue
             if not other:
                 lines.append(f"{module} imports the package chordflow: import the module that defines the name")
             elif RANK[other] >= RANK[module]:
