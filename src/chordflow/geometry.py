@@ -1,0 +1,128 @@
+"""Geometry of a flow at a point and along a path: spectra, reachability, metrics, kernel drift, straightness.
+
+All of it in the inner product W of the problem: singular values, S and metrics belong to W^½D and W^½x, which are
+D and x for one unweighted term.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from chordflow.filters import AbstractFilter
+from chordflow.jacobian import OutputsLike
+from chordflow.problem import Problem
+from chordflow.solve import AbstractMethod, Cholesky, RankPolicy, WeightedJacobian
+
+Scalar = Float[Array, ""]
+Flat = Float[Array, " n"]
+
+
+@eqx.filter_jit
+def spectrum(problem: Problem, params: PyTree) -> Float[Array, " k"]:
+    """Singular values of W^½D, descending, k = min(n, K); one dense SVD without vectors."""
+    return WeightedJacobian.at(problem, params).sigma()
+
+
+@eqx.filter_jit
+def sigma_max(problem: Problem, params: PyTree) -> Scalar:
+    """The largest singular value of W^½D, whose ε-th part is the damping; one eigendecomposition of min(n, K)."""
+    return WeightedJacobian.at(problem, params).sigma_max()
+
+
+def rank_policy(problem: Problem, params: PyTree, filter: AbstractFilter) -> RankPolicy:  # noqa: A002
+    """The rank policy of a run that starts at ``params`` with ``filter``."""
+    scale = sigma_max(problem, params)
+    return RankPolicy.of(filter, scale, float(jnp.finfo(scale.dtype).eps))
+
+
+def effective_dimension(problem: Problem, params: PyTree, policy: RankPolicy) -> Scalar:
+    """Σ σ²/(σ²+λ) at ``params``, with the λ of ``policy``."""
+    return policy.effective_dimension(spectrum(problem, params))
+
+
+@eqx.filter_jit
+def unreachable_fraction(problem: Problem, params: PyTree, velocity: OutputsLike, policy: RankPolicy) -> Scalar:
+    """|u − S_λu|_W / |u|_W with the damped S_λ of the rank policy: how much of a velocity the parameters cannot make.
+
+    0 for u = 0. Measured with the damped filter whatever the flow's own, because S of the standard flow has
+    eigenvalues far above 1. One Cholesky factorisation.
+    """
+    A = WeightedJacobian.at(problem, params)
+    v = A.root * problem.flatten(velocity)
+    return relative_residual(A, v, policy, Cholesky())
+
+
+def relative_residual(A: WeightedJacobian, v: Flat, policy: RankPolicy, method: AbstractMethod) -> Scalar:
+    """|v − S_λv|/|v| for v = W^½u, by a given factorisation."""
+    moved = A.mv(method.factorise(A, policy.lam).damped(v, policy.passes))
+    size = jnp.linalg.norm(v)
+    return jnp.where(size > 0, jnp.linalg.norm(v - moved) / jnp.where(size > 0, size, 1), 0)
+
+
+@eqx.filter_jit
+def transfer(
+    problem: Problem,
+    params: PyTree,
+    filter: AbstractFilter,  # noqa: A002
+    policy: RankPolicy,
+) -> Float[Array, "n n"]:
+    """S = Σᵢ σᵢφ(σᵢ) uᵢuᵢᵀ (n, n), symmetric, on W^½x: W^½x' = S W^½u. One dense SVD.
+
+    ``lambda t: transfer(problem, params_at(t), ...)`` is the S of :func:`chordflow.theory.deviation`.
+    """
+    U, sigma, _ = jnp.linalg.svd(WeightedJacobian.at(problem, params).as_matrix(), full_matrices=False)
+    return (U * filter.transfer(sigma, policy.lam)) @ U.T
+
+
+class OutputMetric(eqx.Module):
+    """The metric of output space for which the flow is gradient flow: ⟨v, S⁺w⟩ on range D (2.44–2.45).
+
+    Rank D = n: ((1−τ) DDᵀ + τ)⁻¹ for the interpolated flow (2.44). Rank D < n: a bundle metric on range D,
+    ((1−τ) DDᵀ + τP)⁺, a sub-Riemannian structure (2.45). For any filter it is S⁺; damped with m = 1: 1 + λ(DDᵀ)⁺.
+    """
+
+    U: Float[Array, "n k"]
+    eigenvalues: Float[Array, " k"]
+
+    @classmethod
+    def at(
+        cls,
+        problem: Problem,
+        params: PyTree,
+        filter: AbstractFilter,  # noqa: A002
+        policy: RankPolicy,
+    ) -> "OutputMetric":
+        """Build the metric of a filter at ``params``; the range of D ends at the rounding of its SVD (numpy's rule)."""
+        A = WeightedJacobian.at(problem, params)
+        U, sigma, _ = jnp.linalg.svd(A.as_matrix(), full_matrices=False)
+        inside = sigma > sigma[0] * max(A.shape) * jnp.finfo(sigma.dtype).eps
+        s = filter.transfer(sigma, policy.lam)
+        return cls(U, jnp.where(inside, 1 / jnp.where(inside, s, 1), 0))
+
+    def mv(self, v: Flat) -> Flat:
+        """S⁺ v."""
+        return self.U @ (self.eigenvalues * (self.U.T @ v))
+
+    def inner(self, v: Flat, w: Flat) -> Scalar:
+        """⟨v, S⁺ w⟩, for v and w in range D."""
+        return jnp.dot(v, self.mv(w))
+
+    def project(self, v: Flat) -> Flat:
+        """P v, the orthogonal projection onto range D."""
+        return self.U @ (jnp.where(self.eigenvalues > 0, 1.0, 0.0).astype(v.dtype) * (self.U.T @ v))
+
+    def as_matrix(self) -> Float[Array, "n n"]:
+        """S⁺, dense."""
+        return (self.U * self.eigenvalues) @ self.U.T
+
+
+def kernel_drift(gram: Float[Array, "n n"], gram_0: Float[Array, "n n"]) -> Scalar:
+    """|G − G₀|_F / |G₀|_F: 0 for a linear model, small in the lazy regime."""
+    return jnp.linalg.norm(gram - gram_0) / jnp.linalg.norm(gram_0)
+
+
+def straightness(outputs: Float[Array, "T *shape"]) -> Scalar:
+    """Length of the path through outputs (T, ...) over the length of its chord: 1 for a straight line, ∞ for a loop."""
+    flat = outputs.reshape(outputs.shape[0], -1)
+    length = jnp.sum(jnp.linalg.norm(jnp.diff(flat, axis=0), axis=1))
+    return length / jnp.linalg.norm(flat[-1] - flat[0])

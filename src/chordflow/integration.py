@@ -1,0 +1,379 @@
+"""Integrate a flow with diffrax: saves, events, dense output, result codes."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from chordflow import clocks, progress_bar
+from chordflow.arguments import Save, end_time, positive_int, run_clock, save_table, save_times, tolerances
+from chordflow.events import AbstractEvent, VelocityUnreachable, first_event
+from chordflow.filters import AbstractFilter
+from chordflow.flows import Flow
+from chordflow.measures import MEASURES, RANK_MEASURES, Moment
+from chordflow.problem import Problem, is_concrete
+from chordflow.results import RESULTS, FlowError, from_diffrax, is_okay
+from chordflow.solve import AbstractMethod, RankPolicy, WeightedJacobian, default_method, realise
+from chordflow.trajectory import Trajectory, trim
+from chordflow.velocities import AbstractBoundVelocity
+
+Scalar = Float[Array, ""]
+
+
+class _GuardedController(diffrax.PIDController):
+    """PIDController that treats a NaN error as infinite, and reports which of the two made the step size collapse.
+
+    Without it one NaN stage turns the step size itself into NaN (diffrax 0.7.2) and the run into noise.
+    """
+
+    def adapt_step_size(
+        self,
+        t0: Any,
+        t1: Any,
+        y0: Any,
+        y1_candidate: Any,
+        args: Any,
+        y_error: Any,
+        error_order: Any,
+        controller_state: Any,
+    ) -> Any:
+        """As PIDController's, with NaN made visible."""
+        bad = ~(jnp.all(jnp.isfinite(y_error)) & jnp.all(jnp.isfinite(y1_candidate)))
+        y_error = jnp.where(bad, jnp.inf, y_error)
+        *step, result = super().adapt_step_size(
+            t0, t1, y0, jnp.where(bad, y0, y1_candidate), args, y_error, error_order, controller_state
+        )
+        collapsed = bad & (result == diffrax.RESULTS.dt_min_reached)
+        return *step, diffrax.RESULTS.where(collapsed, diffrax.RESULTS.nonfinite, result)  # pyright: ignore[reportArgumentType]
+
+
+class _Setup(eqx.Module):
+    """Everything the compiled run needs: arrays as data, choices as static structure."""
+
+    problem: Problem
+    velocity: AbstractBoundVelocity
+    filter: AbstractFilter
+    policy: RankPolicy
+    clock: clocks.AbstractClock
+    method: AbstractMethod
+    save: dict[str, Callable[[Array, PyTree], Any] | None]
+    events: tuple[AbstractEvent, ...]
+
+    def vector_field(self, t: Scalar, params: PyTree) -> Float[Array, " K"]:
+        """dθ/dt = (ds/dt) Σ φ(σᵢ) vᵢ uᵢᵀ(W^½u)."""
+        A = WeightedJacobian.at(self.problem, params)
+        u = self.moment(t, params).flat_velocity
+        return self.clock.derivative(t) * realise(self.filter, self.method, A, A.root * u, self.policy.lam)
+
+    def moment(self, t: Scalar, params: PyTree) -> Moment:
+        """The quantities of (t, θ)."""
+        return Moment(self.problem, self.velocity, self.policy, self.method, t, params)
+
+    def reach(self, t: Scalar, params: PyTree) -> tuple[Scalar, Scalar]:
+        """Effective dimension and relative residual |u − S_λu|/|u| at (t, θ)."""
+        moment = self.moment(t, params)
+        return moment.effective_dimension, moment.unreachable_fraction
+
+    def saved(self, t: Scalar, params: PyTree) -> dict[str, Any]:
+        """What ``save`` asks for."""
+        moment = self.moment(t, params)
+        return {name: MEASURES[name](moment) if fn is None else fn(t, params) for name, fn in self.save.items()}
+
+
+def evolve(
+    problem: Problem,
+    params: PyTree,
+    flow: Flow,
+    *,
+    t1: float | None = None,
+    ts: Any = None,
+    clock: clocks.AbstractClock | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    solver: diffrax.AbstractSolver | None = None,
+    linear_solver: AbstractMethod | None = None,
+    save: Save = ("outputs", "cost"),
+    events: Sequence[AbstractEvent] = (),
+    max_steps: int = 4096,
+    dense: bool = False,
+    progress: bool = False,
+    throw: bool = True,
+) -> Trajectory:
+    """Integrate θ' = Σᵢ φ(σᵢ) vᵢ uᵢᵀ(W^½u(t, x)) from ``params``.
+
+    Parameters
+    ----------
+    problem, params
+        What is trained and where it starts.
+    flow
+        A pair of velocity and filter: ``standard()``, ``adapted()``, ``interpolated(tau)``, ``straight()``,
+        ``along(path)`` or a :class:`chordflow.Flow`.
+    t1
+        End, in the flow's own variable: s of (2.3) and (2.26) for descent flows (required, or the last of ``ts``),
+        t in [0, 1] for straight and along (1 by default); with a clock, the clock's variable. Runs start at 0.
+    ts
+        Save times (T,), increasing, within [0, t1]. None saves the start, each accepted step and the end.
+    clock
+        ``cf.clocks.Interpolation(n)`` or ``cf.clocks.Log()``: moves a descent flow to the clock's variable.
+    rtol, atol
+        Tolerances on the parameters per step, relative and absolute; 1e-7 and 1e-9 by default, which needs float64.
+        float32 parameters need them given.
+    solver
+        A diffrax solver; Dopri5 by default. Implicit ones pay off for the standard flow with K up to about 500.
+    linear_solver
+        ``cf.solve.Cholesky()`` or ``cf.solve.SVD()``; chosen by the filter if None.
+    save
+        Names among outputs, cost, params, spectrum, effective_dimension, unreachable_fraction, speed, or a mapping
+        name -> fn(t, params) (None for a built-in name).
+    events
+        Members of ``cf.events``, looked at after each accepted step.
+    max_steps
+        Bound on accepted and rejected steps.
+    dense
+        Keep the solver's dense output for ``traj.params_at(t)``: about 9 K numbers for each of ``max_steps``.
+    progress
+        Show a bar with time, cost and time left (tqdm).
+    throw
+        Raise :class:`chordflow.FlowError` (it carries the trajectory) if the run does not end as asked.
+
+    Returns
+    -------
+    Trajectory
+
+    Raises
+    ------
+    ValueError
+        A mistake in the arguments, in one line; also float32 without tolerances for it.
+    MemoryError
+        What does not fit, before it is allocated.
+    FlowError
+        ``throw`` and a result other than ``successful`` or ``event_occurred``.
+
+    Notes
+    -----
+    Works under jit and vmap over params; buffers then keep their full length. Reverse-mode differentiation goes
+    through diffrax's checkpointed adjoint, at its cost. One right-hand side of an inverting filter costs one Gram
+    matrix and Cholesky factor of min(n, K); of the standard flow one forward and one reverse pass. Damping is frozen
+    at the start. The last good state survives every failure.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, chordflow as cf
+    >>> jax.config.update("jax_enable_x64", True)
+    >>> problem = cf.Problem(lambda w, z: jnp.tanh(w * z), jnp.array([[1.0]]), jnp.array([[0.5]]))
+    >>> traj = cf.evolve(problem, jnp.array([0.1]), cf.straight())
+    >>> bool(jnp.allclose(traj.outputs[-1], 0.5, atol=1e-6))
+    True
+    """
+    if not isinstance(flow, Flow):
+        raise ValueError(f"evolve: flow must be a cf.Flow such as cf.adapted(), got {type(flow).__name__}")
+    theta, _ = problem.ravel(params)
+    controls = tolerances(theta.dtype, rtol, atol)
+    clock = run_clock(flow, clock)
+    end = end_time(flow, clock, t1, ts, theta.dtype)
+    times = save_times(ts, end)
+    options = _Options(
+        diffrax.Dopri5() if solver is None else solver, positive_int("max_steps", max_steps), dense, progress
+    )
+    concrete = is_concrete(problem, params, flow, end)
+    if concrete:
+        problem.check(params)
+    method = default_method(flow.filter) if linear_solver is None else linear_solver
+    setup = _prepare(problem, params, flow, clock, method, save_table(save), tuple(events))
+    if concrete:
+        _warn_if_stiff(setup, end, options)
+    if progress and concrete:
+        with progress_bar.Bar(float(end), type(flow.velocity).__name__.lower()) as bar:
+            trajectory = jax.block_until_ready(_integrate(setup, params, end, times, controls, bar.key, options))
+    else:
+        trajectory = _integrate(setup, params, end, times, controls, jnp.asarray(-1), options)
+    return _finish(trajectory, throw)
+
+
+class _Dense(eqx.Module):
+    """The solver's interpolant as parameters of t."""
+
+    problem: Problem
+    params: PyTree
+    solution: diffrax.Solution
+
+    def __call__(self, t: Scalar) -> PyTree:
+        return self.problem.ravel(self.params)[1](self.solution.evaluate(t))
+
+
+class _Options(eqx.Module):
+    """Choices that are part of the compiled program."""
+
+    solver: diffrax.AbstractSolver
+    max_steps: int = eqx.field(static=True)
+    dense: bool = eqx.field(static=True)
+    progress: bool = eqx.field(static=True)
+
+
+@eqx.filter_jit
+def _start(problem: Problem, params: PyTree, exact: bool) -> tuple[Any, Scalar]:
+    """Outputs and σ_max at θ(0); an estimate of σ_max by products is enough where no rank is decided."""
+    A = WeightedJacobian.at(problem, params)
+    return problem.outputs(params), A.sigma_max() if exact else A.sigma_max_estimate()
+
+
+def _prepare(
+    problem: Problem,
+    params: PyTree,
+    flow: Flow,
+    clock: clocks.AbstractClock,
+    method: AbstractMethod,
+    save: dict[str, Any],
+    events: tuple[AbstractEvent, ...],
+) -> _Setup:
+    asks_rank = any(name in RANK_MEASURES for name, fn in save.items() if fn is None) or any(
+        e.asks_rank for e in events
+    )
+    outputs_0, scale = _start(problem, params, flow.filter.inverts or asks_rank)
+    policy = RankPolicy.of(flow.filter, scale, method.floor(scale.dtype))
+    return _Setup(problem, flow.velocity.bind(problem, outputs_0), flow.filter, policy, clock, method, save, events)
+
+
+@eqx.filter_jit
+def _integrate(
+    setup: _Setup, params: PyTree, t1: Scalar, ts: Array | None, controls: Any, bar: Array, options: _Options
+) -> Trajectory:
+    theta_0, unravel = setup.problem.ravel(params)
+    rtol, atol = controls
+    every = ts is None
+
+    def save_fn(t: Any, y: Any, _: Any) -> dict[str, Any]:
+        return setup.saved(t, unravel(y))
+
+    def vector_field(t: Any, y: Any, _: Any) -> Array:
+        return setup.vector_field(t, unravel(y))
+
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(vector_field),
+        options.solver,
+        jnp.zeros_like(t1),
+        t1,
+        None,
+        theta_0,
+        saveat=diffrax.SaveAt(
+            subs=(
+                diffrax.SubSaveAt(
+                    t0=every, steps=every, t1=every, ts=ts, fn=lambda t, y, _: setup.saved(t, unravel(y))
+                ),
+                diffrax.SubSaveAt(t1=True),
+            ),
+            dense=options.dense,
+        ),
+        # Steps below 1e-13 of the run are below the resolution of time itself near its end.
+        stepsize_controller=_GuardedController(rtol, atol, dtmin=1e-13 * t1, force_dtmin=False),
+        event=_conditions(setup, unravel, bar if options.progress else None),
+        max_steps=options.max_steps,
+        throw=False,
+    )
+    times: Any = solution.ts
+    states: Any = solution.ys
+    (ts_saved, (t_last,)), (saved, (theta_last,)) = times, states
+    params_last = unravel(theta_last)
+    event = first_event(solution.event_mask)
+    result = from_diffrax(solution.result, setup.filter.inverts)
+    for index, candidate in enumerate(setup.events):
+        if isinstance(candidate, VelocityUnreachable):
+            result = RESULTS.where(event == index, RESULTS.velocity_unreachable, result)
+    stats = {
+        "t_last": t_last,
+        "event": event,
+        "num_steps": solution.stats["num_steps"],
+        "num_accepted": solution.stats["num_accepted_steps"],
+        "num_rejected": solution.stats["num_rejected_steps"],
+        **_rank_report(setup, t_last, jnp.stack([theta_0, theta_last]), unravel),
+    }
+    dense = _Dense(setup.problem, params, solution) if options.dense else None
+    return Trajectory(ts_saved, saved, params_last, result, stats, setup.problem, dense)
+
+
+def _conditions(setup: _Setup, unravel: Callable, bar: Array | None) -> diffrax.Event | None:
+    """Events of the run; the bar is one that never fires, because conditions are looked at once per accepted step."""
+
+    # diffrax passes t, y, args by position or by keyword, so they must have these names.
+    def watch(event: AbstractEvent) -> Callable:
+        return lambda t, y, args, **_: event.occurred(setup.moment(t, unravel(y)))  # noqa: ARG005
+
+    def show(t: Any, y: Any, args: Any, **_: Any) -> Array:  # noqa: ARG001
+        assert bar is not None
+        progress_bar.advance(bar, t, setup.problem.cost(unravel(y)))
+        return jnp.asarray(False)
+
+    conditions = [watch(event) for event in setup.events] + ([] if bar is None else [show])
+    return diffrax.Event(conditions) if conditions else None
+
+
+def _rank_report(setup: _Setup, t_last: Scalar, ends: Array, unravel: Callable) -> dict[str, Scalar]:
+    """σ_max, λ, and at both ends effective dimension and relative residual, for filters that invert."""
+    report = {"sigma_max": setup.policy.scale}
+    if not setup.filter.inverts:
+        return report
+    report["lam"] = setup.policy.lam
+    times = jnp.stack([jnp.zeros_like(t_last), t_last])
+    reach = jax.lax.map(lambda end: setup.reach(end[0], unravel(end[1])), (times, ends))
+    for name, values in zip(("effective_dimension", "relative_residual"), reach, strict=True):
+        report |= {f"{name}_start": values[0], f"{name}_end": values[1]}
+    return report
+
+
+def _finish(trajectory: Trajectory, throw: bool) -> Trajectory:
+    if not is_concrete(trajectory.ts, trajectory.result):
+        if throw:
+            checked = trajectory.result.error_if(trajectory.ts, ~is_okay(trajectory.result))
+            trajectory = eqx.tree_at(lambda tr: tr.ts, trajectory, checked)
+        return trajectory
+    trajectory = eqx.tree_at(lambda tr: (tr.ts, tr.saved), trajectory, trim(trajectory.ts, trajectory.saved))
+    if throw and not bool(is_okay(trajectory.result)):
+        raise FlowError(
+            f"the run ended at t = {float(trajectory.stats['t_last']):.6g}: {RESULTS[trajectory.result]} "
+            "(throw=False returns what was reached)",
+            trajectory,
+        )
+    return trajectory
+
+
+def _warn_if_stiff(setup: _Setup, t1: Scalar, options: _Options) -> None:
+    steps = _stable_steps(setup.filter, setup.policy.scale, setup.problem, setup.clock.s(t1))
+    explicit = not isinstance(options.solver, diffrax.AbstractImplicitSolver)
+    if explicit and steps > options.max_steps:
+        warnings.warn(
+            f"this flow is stiff: about {steps:.0f} explicit steps are expected, above max_steps={options.max_steps}; "
+            "raise it, shorten t1, or use an implicit solver (K up to about 500)",
+            stacklevel=3,
+        )
+
+
+def _stable_steps(filter: AbstractFilter, sigma_max: Scalar, problem: Problem, s: Scalar) -> float:  # noqa: A002
+    blend = filter.blend()
+    share = 0.0 if blend is None else float(blend.transpose)
+    return float(s) * share * float(sigma_max) ** 2 / (3.3 * float(problem.num_samples))
+
+
+def expected_steps(
+    problem: Problem, params: PyTree, flow: Flow, t1: float, *, clock: clocks.AbstractClock | None = None
+) -> float:
+    """Steps that stability asks of an explicit solver: s (1−τ) σ_max²/(3.3 N), with s the gradient-flow time at ``t1``.
+
+    The standard and interpolated flows are as stiff as DDᵀ. 0 for flows that only invert: their steps are a matter of
+    accuracy, some tens at the default tolerances. Squared error is assumed; cross-entropy needs at most half. About
+    20 Jacobian products.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, chordflow as cf
+    >>> problem = cf.Problem(lambda w, z: w * z, jnp.array([[10.0]]), jnp.array([[0.0]]))
+    >>> round(cf.expected_steps(problem, jnp.array([1.0]), cf.standard(), t1=3.3))
+    100
+    """
+    end = end_time(flow, run_clock(flow, clock), t1, None, problem.ravel(params)[0].dtype)
+    scale = _start(problem, params, False)[1]
+    return _stable_steps(flow.filter, scale, problem, run_clock(flow, clock).s(end))

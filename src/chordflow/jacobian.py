@@ -1,0 +1,190 @@
+"""The Jacobian D = ∂x/∂θ (2.11) at a point: products with D and Dᵀ, and the dense forms where they are asked for."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+OutputsLike = PyTree[Float[Array, "_n _q"]]
+
+
+class PerSample(eqx.Module):
+    """One block of outputs: a per-sample function mapped over its samples, as a function of trainable parameters."""
+
+    fn: Callable[[Any, Any], Array]
+    samples: PyTree[Array]
+    frozen: PyTree
+
+    def at(self, theta: PyTree, sample: PyTree) -> Float[Array, " q"]:
+        """fn at one sample, frozen leaves filled in."""
+        return self.fn(eqx.combine(theta, self.frozen), sample)
+
+    def __call__(self, theta: PyTree) -> Float[Array, "n q"]:
+        """All samples: (N, Q)."""
+        return jax.vmap(lambda sample: self.at(theta, sample))(self.samples)
+
+
+class Jacobian(eqx.Module):
+    """D = ∂x/∂θ at ``theta``, a linear map from parameter tangents to output tangents; unweighted.
+
+    Shapes: K trainable entries in ravel order; n output entries, rows term-, sample-, output-major. Tangents and
+    cotangents of parameters are pytrees like the trainable part of the parameters (frozen leaves are None; a full
+    parameter tree is accepted, its frozen leaves ignored). Outputs-like means (N, Q), or a tuple of (Nᵢ, Qᵢ).
+
+    A product costs one forward- or reverse-mode pass over the batch and no memory beyond it; ``as_matrix`` takes
+    n·K numbers and ``gram`` n² more.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, chordflow as cf
+    >>> problem = cf.Problem(lambda w, z: w * z, jnp.array([[1.0], [2.0]]), jnp.array([[0.0], [0.0]]))
+    >>> J = problem.jacobian(jnp.array([3.0]))
+    >>> J.mv(jnp.array([1.0])).tolist(), J.T.mv(jnp.array([[1.0], [1.0]])).tolist(), J.gram().tolist()
+    ([[1.0], [2.0]], [3.0], [[1.0, 2.0], [2.0, 4.0]])
+    """
+
+    blocks: tuple[PerSample, ...]
+    theta: PyTree
+    single: bool = eqx.field(static=True)
+
+    def mv(self, tangent: PyTree) -> OutputsLike:
+        """D v: where a parameter tangent moves the outputs."""
+        out = _push(self.blocks, self.theta, self._trainable(tangent))
+        return out[0] if self.single else out
+
+    @property
+    def T(self) -> "TransposedJacobian":  # noqa: N802
+        """The transpose Dᵀ."""
+        return TransposedJacobian(self)
+
+    def as_matrix(self) -> Float[Array, "n K"]:
+        """D itself; raises MemoryError with the numbers when n·K does not fit."""
+        n, K = self.shape
+        require_memory(
+            n * K * self.dtype.itemsize, f"the Jacobian ({n} x {K})", "use J.mv and J.T.mv, or fewer samples"
+        )
+        return _dense(self.blocks, self.theta)
+
+    def gram(self) -> Float[Array, "n n"]:
+        """G = DDᵀ, the empirical neural tangent kernel of the training inputs."""
+        n, K = self.shape
+        require_memory(n * (n + K) * self.dtype.itemsize, f"the Gram matrix of n = {n} outputs", "use fewer samples")
+        return _gram(self.blocks, self.theta)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, K)."""
+        structs = eqx.filter_eval_shape(_outputs, self.blocks, self.theta)
+        return sum(s.size for s in structs), sum(leaf.size for leaf in jax.tree.leaves(self.theta))
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """dtype of the outputs."""
+        return jnp.result_type(*eqx.filter_eval_shape(_outputs, self.blocks, self.theta))
+
+    def _trainable(self, tangent: PyTree) -> PyTree:
+        if jax.tree.structure(tangent) == jax.tree.structure(self.theta):
+            return tangent
+        mask = jax.tree.map(lambda leaf: leaf is not None, self.theta, is_leaf=lambda leaf: leaf is None)
+        try:
+            return eqx.filter(tangent, mask)
+        except ValueError:
+            raise ValueError(
+                f"J.mv: expected a tangent like the parameters, {jax.tree.structure(self.theta)}, "
+                f"got {jax.tree.structure(tangent)}"
+            ) from None
+
+
+class TransposedJacobian(eqx.Module):
+    """Dᵀ: output cotangents to parameter cotangents, ``∇_θC = Dᵀ∇ₓC`` (2.15)."""
+
+    transpose_of: Jacobian
+
+    def mv(self, cotangent: OutputsLike) -> PyTree:
+        """Dᵀ w; one reverse-mode pass."""
+        J = self.transpose_of
+        return _pull(J.blocks, J.theta, (cotangent,) if J.single else tuple(cotangent))
+
+    @property
+    def T(self) -> Jacobian:  # noqa: N802
+        """D again."""
+        return self.transpose_of
+
+
+def _outputs(blocks: tuple[PerSample, ...], theta: PyTree) -> tuple[Array, ...]:
+    return tuple(block(theta) for block in blocks)
+
+
+@eqx.filter_jit
+def _push(blocks, theta, tangent):
+    def outputs(theta):
+        return _outputs(blocks, theta)
+
+    try:
+        return jax.jvp(outputs, (theta,), (tangent,))[1]
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+    # A function with only a reverse rule has no jvp. Dᵀw is linear in w, so D v is the transpose of that map.
+    x, pull = jax.vjp(outputs, theta)
+    return jax.vjp(lambda w: pull(w)[0], jax.tree.map(jnp.zeros_like, x))[1](tangent)[0]
+
+
+@eqx.filter_jit
+def _pull(blocks, theta, cotangent):
+    return jax.vjp(lambda theta: _outputs(blocks, theta), theta)[1](cotangent)[0]
+
+
+@eqx.filter_jit
+def _dense(blocks, theta):
+    flat, unravel = ravel_pytree(theta)
+
+    def rows(block: PerSample):
+        def one(sample):
+            def fn(v):
+                return block.at(unravel(v), sample)
+
+            q = jax.eval_shape(fn, flat).size
+            # Reverse mode needs q passes and forward mode K; a function with only a reverse rule still works.
+            return jax.jacrev(fn)(flat) if q <= flat.size else jax.jacfwd(fn)(flat)
+
+        D = jax.vmap(one)(block.samples)
+        return D.reshape(-1, flat.size)
+
+    return jnp.concatenate([rows(block) for block in blocks])
+
+
+@eqx.filter_jit
+def _gram(blocks, theta):
+    D = _dense(blocks, theta)
+    return D @ D.T
+
+
+def require_memory(num_bytes: int, what: str, way_out: str) -> None:
+    """Raise MemoryError, before anything is allocated, if ``num_bytes`` exceed what the machine has available.
+
+    The limit is the environment variable CHORDFLOW_MEMORY_LIMIT (bytes) or, without it, the free memory reported by the
+    operating system; where neither is known nothing is checked.
+    """
+    available = available_memory()
+    if available is not None and num_bytes > available:
+        raise MemoryError(
+            f"{what} needs {num_bytes / 2**30:.2f} GiB but {available / 2**30:.2f} GiB are available: {way_out}"
+        )
+
+
+def available_memory() -> int | None:
+    """Bytes available to this process for arrays, or None where that is unknown."""
+    if limit := os.environ.get("CHORDFLOW_MEMORY_LIMIT"):
+        return int(limit)
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return None

@@ -1,0 +1,50 @@
+"""A progress bar for compiled runs: time, cost and time left, by tqdm."""
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+_OPEN: dict[int, Any] = {}
+_KEYS = itertools.count()
+
+
+class Bar:
+    """A tqdm bar that a compiled run advances; the run carries only its integer key, so that it is not recompiled."""
+
+    def __init__(self, t1: float, description: str):
+        try:
+            from tqdm.auto import tqdm
+        except ImportError:
+            raise ImportError('progress=True needs tqdm: pip install "chordflow[run]"') from None
+        self.index = next(_KEYS)
+        form = "{desc} {percentage:3.0f}%|{bar:20}| t={n:.4g}/{total:.4g} [{elapsed}<{remaining}{postfix}]"
+        self._bar = tqdm(total=t1, desc=description, bar_format=form, leave=False)
+
+    @property
+    def key(self) -> Array:
+        """The integer that a compiled run carries."""
+        return jnp.asarray(self.index)
+
+    def __enter__(self) -> "Bar":
+        _OPEN[self.index] = self._bar
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        jax.effects_barrier()
+        del _OPEN[self.index]
+        self._bar.close()
+
+
+def advance(key: Array, t: Float[Array, ""], cost: Float[Array, ""]) -> None:
+    """Show t and the cost on the bar with this key, from inside a compiled run."""
+    jax.debug.callback(_show, key, t, cost)
+
+
+def _show(key: Any, t: Any, cost: Any) -> None:
+    bar = _OPEN.get(int(key))
+    if bar is not None:
+        bar.set_postfix_str(f"cost={float(cost):.3e}", refresh=False)
+        bar.update(max(float(t) - bar.n, 0.0))

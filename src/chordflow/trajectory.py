@@ -1,0 +1,127 @@
+"""What a run leaves: saved quantities at their times, the last good parameters, the outcome and its numbers."""
+
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, PyTree
+
+from chordflow.jacobian import OutputsLike
+from chordflow.problem import Problem
+from chordflow.results import RESULTS
+
+if TYPE_CHECKING:
+    import xarray
+
+
+class Trajectory(eqx.Module):
+    """Result of :func:`chordflow.evolve`.
+
+    Attributes
+    ----------
+    ts
+        Save times (T,), in the run's own variable. Under jit with ``ts=None`` the array has its full length and unused
+        entries are infinite; otherwise it holds what was reached.
+    saved
+        Everything asked for with ``save``, each with a leading axis T.
+    params
+        The last good parameters, at ``stats["t_last"]``.
+    result
+        A member of :class:`chordflow.RESULTS`.
+    stats
+        Numbers of the run: t_last, num_steps, num_accepted, num_rejected, event (−1 for none), sigma_max (an estimate
+        for the standard flow); where the filter inverts also lam and effective_dimension_start, _end,
+        relative_residual_start, _end.
+    problem
+        The problem that was run.
+    dense
+        The solver's interpolant, or None.
+    """
+
+    ts: Float[Array, " T"]
+    saved: dict[str, Any]
+    params: PyTree
+    result: RESULTS
+    stats: dict[str, Any]
+    problem: Problem
+    dense: Any
+
+    @property
+    def outputs(self) -> OutputsLike:
+        """x (T, N, Q), or a tuple of them."""
+        return self._saved("outputs")
+
+    @property
+    def costs(self) -> Float[Array, " T"]:
+        """C (T,)."""
+        return self._saved("cost")
+
+    def _saved(self, name: str) -> Any:
+        if name not in self.saved:
+            raise ValueError(f"'{name}' was not saved, only {sorted(self.saved)}: ask with evolve(..., save=(...))")
+        return self.saved[name]
+
+    def params_at(self, t: float | Float[Array, ""]) -> PyTree:
+        """Parameters at time ``t`` in [0, t_last], by the solver's interpolant; needs ``evolve(..., dense=True)``."""
+        if self.dense is None:
+            raise ValueError("params_at needs the solver's dense output: evolve(..., dense=True)")
+        time = jnp.asarray(t, self.ts.dtype)
+        last = self.stats["t_last"]
+        if not isinstance(time, Tracer) and not bool((time >= 0) & (time <= last)):
+            raise ValueError(f"params_at: t must be in [0, {float(last):g}], the part that was integrated, got {t}")
+        return self.dense(time)
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """Label the saved quantities: dimensions time, sample, output (and sample_k, output_k for term k of several).
+
+        Needs xarray; quantities that are not arrays of numbers with a leading time axis become one variable per leaf.
+        """
+        try:
+            import xarray
+        except ImportError:
+            raise ImportError('to_xarray needs xarray: pip install "chordflow[run]"') from None
+        variables: dict[str, Any] = {}
+        for name, value in self.saved.items():
+            leaves = jax.tree_util.tree_leaves_with_path(value)
+            for path, leaf in leaves:
+                suffix = "".join(f"_{_key(part)}" for part in path)
+                array = np.asarray(leaf)
+                variables[name + suffix] = (("time", *_dims(name, suffix, array.ndim - 1)), array)
+        scalars = {k: np.asarray(v).item() for k, v in self.stats.items() if np.ndim(v) == 0}
+        attrs = {"result": _result_name(self.result), **scalars}
+        return xarray.Dataset(variables, coords={"time": np.asarray(self.ts)}, attrs=attrs)
+
+    def plot(self) -> Any:
+        """Draw the headline picture: outputs in the principal plane with the chord. Returns a matplotlib figure."""
+        from chordflow import figures
+
+        x = np.asarray(_flat(self.outputs))
+        y = np.asarray(self.problem.flatten(self.problem.targets))
+        return figures.output_plane({"run": x}, chord=(x[0], y))
+
+
+def _flat(outputs: OutputsLike) -> Array:
+    return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(outputs)], axis=1)
+
+
+def _key(part: Any) -> str:
+    return str(getattr(part, "key", getattr(part, "idx", getattr(part, "name", part))))
+
+
+def _dims(name: str, suffix: str, ndim: int) -> tuple[str, ...]:
+    if name == "outputs":
+        return (f"sample{suffix}", f"output{suffix}")[:ndim]
+    return tuple(f"{name}{suffix}_{axis}" for axis in range(ndim))
+
+
+def _result_name(result: RESULTS) -> str:
+    return next(name for name, item in RESULTS._name_to_item.items() if bool(result == item))
+
+
+def trim(ts: Array, saved: dict[str, Any]) -> tuple[Array, dict[str, Any]]:
+    """Drop the unused (infinite) entries of the save buffers of a finished, concrete run."""
+    count = int(jnp.sum(jnp.isfinite(ts)))
+    return ts[:count], jax.tree.map(lambda leaf: leaf[:count], saved)
