@@ -37,7 +37,7 @@ def numbers(seed: int = SEED) -> xarray.Dataset:
             "seconds": ("t", rng.uniform(size=4)),
         },
         coords={"t": np.linspace(0.0, 1.0, 4), "output": ["α", "b", "c"]},
-        attrs={"flow": "straight", "lam": 1e-12},
+        attrs={"flow": "straight", "lam": 1e-12, "steps": 103, "widths": [64, 64]},
     )
 
 
@@ -278,7 +278,9 @@ def test_a_dataset_that_is_open_elsewhere_can_be_replaced(run):
     with xarray.open_dataset(run.path / "straight.nc") as old:
         run.write_dataset("straight", numbers(SEED + 1))
         assert old.load().identical(numbers())
-    assert run.dataset("straight").identical(numbers(SEED + 1))
+    again = run.dataset("straight")
+    assert again.identical(numbers(SEED + 1))
+    run.write_dataset("straight", again)  # what was read, with NumPy's types in its attributes, can be written
 
 
 def test_a_missing_dataset_names_those_that_are_there(run):
@@ -294,6 +296,17 @@ def test_names_that_are_no_file_names_are_refused(run, name):
     with pytest.raises(RunError, match="dataset name") as error:
         run.write_dataset(name, numbers())
     one_line(error)
+    assert run.datasets == ()
+
+
+@pytest.mark.parametrize("value", [True, None, {"a": 1}, np.bool_(True), 1j])
+def test_attributes_that_netcdf_cannot_hold_are_refused(run, value):
+    for dataset, key in [(numbers().assign_attrs(a=value), "a"), (numbers(), "small.a")]:
+        if key != "a":
+            dataset.small.attrs["a"] = value
+        with pytest.raises(RunError, match=f"attribute {key} is a .*expected text or a number") as error:
+            run.write_dataset("straight", dataset)
+        one_line(error)
     assert run.datasets == ()
 
 

@@ -21,6 +21,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from chordflow.files import replacing
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of the layout of a run folder, kept in ``summary.json``; a reader refuses a newer one."""
 
+ATTRIBUTES = str | int | float | np.integer | np.floating | np.ndarray | list | tuple
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -132,13 +135,19 @@ class Run:
         Raises
         ------
         RunError
-            If the name is not letters, digits, ``_``, ``-`` and ``.``, starting with a letter or digit.
+            If the name is not letters, digits, ``_``, ``-`` and ``.``, starting with a letter or digit; or for an
+            attribute that netCDF cannot hold: it has no Booleans and no None there.
         MissingExtraError
             If h5netcdf or h5py is not installed.
         """
         if not DATASET_NAME.fullmatch(name):
             raise RunError(f"dataset name {name!r}: expected letters, digits, '_', '-' and '.', as in 'straight'")
         _ = _libraries()
+        for owner, attributes in (("", dataset.attrs), *((f"{k}.", v.attrs) for k, v in dataset.variables.items())):
+            for key, value in attributes.items():
+                if isinstance(value, bool) or not isinstance(value, ATTRIBUTES):
+                    kind = type(value).__name__
+                    raise RunError(f"dataset {name}: attribute {owner}{key} is a {kind}; expected text or a number")
         # HDF5 has checksums for arrays of numbers, not for scalars and text.
         numbers = {
             key: {"fletcher32": True} for key, v in dataset.variables.items() if v.ndim and v.dtype.kind in "biuf"
