@@ -51,6 +51,7 @@ LAYERS = (
     ("theory",),
     ("losses", "data", "models"),
     ("sources", "files"),
+    ("extras",),
 )
 RANK = {name: len(LAYERS) - i for i, names in enumerate(LAYERS) for name in names}
 

@@ -14,8 +14,9 @@ import xarray
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chordflow.extras import MissingExtraError
 from chordflow.files import replacing
-from chordflow.record import FORMAT, MissingExtraError, RunError, create, open_run, to_toml
+from chordflow.record import FORMAT, RunError, create, open_run, to_toml
 
 SEED = 20240802
 

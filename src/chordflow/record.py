@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chordflow.extras import load_extra
 from chordflow.files import replacing
 
 if TYPE_CHECKING:
@@ -37,10 +38,6 @@ DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 class RunError(ValueError):
     """A run folder that cannot be made, read or trusted; the message is one line that says what to do."""
-
-
-class MissingExtraError(ImportError, RunError):
-    """A package of the extra ``run`` is not installed."""
 
 
 @dataclass(frozen=True)
@@ -330,12 +327,6 @@ def _first_line(error: Exception) -> str:
 
 
 def _libraries() -> tuple[Any, Any]:
-    """The modules h5py and xarray, which `import chordflow` must not load."""
-    try:
-        import h5netcdf as _h5netcdf
-        import h5py
-        import xarray
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f'datasets need {error.name}: pip install "chordflow[run]"') from error
-    del _h5netcdf
-    return h5py, xarray
+    """The modules h5py and xarray; xarray looks for h5netcdf itself, with a longer message."""
+    _ = load_extra("h5netcdf", "datasets")
+    return load_extra("h5py", "datasets"), load_extra("xarray", "datasets")
