@@ -10,7 +10,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 from jaxtyping import install_import_hook
 
-hook = install_import_hook("chordflow", "beartype.beartype")
+# PEP 484: an int is accepted where a float is annotated, as pyright and every caller take it.
+hook = install_import_hook("chordflow", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 import jax
 import pytest

@@ -71,7 +71,7 @@ def transfer(
     ``lambda t: transfer(problem, params_at(t), ...)`` is the S of :func:`chordflow.theory.deviation`.
     """
     U, sigma, _ = jnp.linalg.svd(WeightedJacobian.at(problem, params).as_matrix(), full_matrices=False)
-    return (U * filter.transfer(sigma, policy.lam)) @ U.T
+    return (U * filter.transfer(sigma, policy.lam)[None, :]) @ U.T
 
 
 class OutputMetric(eqx.Module):
@@ -113,7 +113,7 @@ class OutputMetric(eqx.Module):
 
     def as_matrix(self) -> Float[Array, "n n"]:
         """S⁺, dense."""
-        return (self.U * self.eigenvalues) @ self.U.T
+        return (self.U * self.eigenvalues[None, :]) @ self.U.T
 
 
 def kernel_drift(gram: Float[Array, "n n"], gram_0: Float[Array, "n n"]) -> Scalar:

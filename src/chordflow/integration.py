@@ -236,7 +236,17 @@ def _prepare(
     )
     outputs_0, scale = _start(problem, params, flow.filter.inverts or asks_rank)
     policy = RankPolicy.of(flow.filter, scale, method.floor(scale.dtype))
-    return _Setup(problem, flow.velocity.bind(problem, outputs_0), flow.filter, policy, clock, method, save, events)
+    velocity = flow.velocity.bind(problem, outputs_0)
+    # Another eps, tau, clock or event level is other data, not another program.
+    filter, clock, events = _as_data((flow.filter, clock, events), scale.dtype)  # noqa: A001
+    return _Setup(problem, velocity, filter, policy, clock, method, save, events)
+
+
+def _as_data(tree: Any, dtype: Any) -> Any:
+    def convert(leaf: Any) -> Any:
+        return jnp.asarray(leaf, dtype) if isinstance(leaf, (int, float)) and not isinstance(leaf, bool) else leaf
+
+    return jax.tree.map(convert, tree)
 
 
 @eqx.filter_jit

@@ -9,7 +9,6 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
-from chordflow.jacobian import OutputsLike
 from chordflow.problem import Problem
 from chordflow.results import RESULTS
 
@@ -50,14 +49,19 @@ class Trajectory(eqx.Module):
     dense: Any
 
     @property
-    def outputs(self) -> OutputsLike:
-        """x (T, N, Q), or a tuple of them."""
+    def outputs(self) -> PyTree[Float[Array, "*seeds _time _n _q"]]:
+        """x (T, N, Q), or a tuple of them; a leading axis of seeds after vmap."""
         return self._saved("outputs")
 
     @property
-    def costs(self) -> Float[Array, " T"]:
+    def costs(self) -> Float[Array, "*seeds T"]:
         """C (T,)."""
         return self._saved("cost")
+
+    @property
+    def result_name(self) -> str:
+        """Name of the result code, as a string."""
+        return next(name for name, item in RESULTS._name_to_item.items() if bool(self.result == item))
 
     def _saved(self, name: str) -> Any:
         if name not in self.saved:
@@ -91,7 +95,7 @@ class Trajectory(eqx.Module):
                 array = np.asarray(leaf)
                 variables[name + suffix] = (("time", *_dims(name, suffix, array.ndim - 1)), array)
         scalars = {k: np.asarray(v).item() for k, v in self.stats.items() if np.ndim(v) == 0}
-        attrs = {"result": _result_name(self.result), **scalars}
+        attrs = {"result": self.result_name, **scalars}
         return xarray.Dataset(variables, coords={"time": np.asarray(self.ts)}, attrs=attrs)
 
     def plot(self) -> Any:
@@ -103,7 +107,7 @@ class Trajectory(eqx.Module):
         return figures.output_plane({"run": x}, chord=(x[0], y))
 
 
-def _flat(outputs: OutputsLike) -> Array:
+def _flat(outputs: PyTree) -> Array:
     return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(outputs)], axis=1)
 
 
@@ -115,10 +119,6 @@ def _dims(name: str, suffix: str, ndim: int) -> tuple[str, ...]:
     if name == "outputs":
         return (f"sample{suffix}", f"output{suffix}")[:ndim]
     return tuple(f"{name}{suffix}_{axis}" for axis in range(ndim))
-
-
-def _result_name(result: RESULTS) -> str:
-    return next(name for name, item in RESULTS._name_to_item.items() if bool(result == item))
 
 
 def trim(ts: Array, saved: dict[str, Any]) -> tuple[Array, dict[str, Any]]:

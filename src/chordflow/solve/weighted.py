@@ -46,7 +46,7 @@ class WeightedJacobian(eqx.Module):
 
     def gram(self) -> Float[Array, "n n"]:
         """A Aᵀ."""
-        return self.root[:, None] * self.jacobian.gram() * self.root
+        return self.root[:, None] * self.jacobian.gram() * self.root[None, :]
 
     def small_gram(self) -> Float[Array, "m m"]:
         """The smaller of A Aᵀ and AᵀA: same non-zero eigenvalues σ²."""
