@@ -1,10 +1,8 @@
 """Networks: literal loops as oracles, initial laws, derivatives, equality, and every mistake in one line."""
 
-import doctest
 import functools
 import itertools
 import math
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +77,7 @@ def test_mlp_equals_literal_loops(activation):
     apply, params = mlp((3, 4, 2, 2), activation=activation, init=Uniform(2.0))
     x = np.random.default_rng(1).normal(size=3)
     expected = looped_mlp(arrays(params), x.tolist(), FORMULAS[activation])
-    np.testing.assert_allclose(apply(params, jnp.asarray(x)), expected, rtol=1e-13)
+    np.testing.assert_allclose(jax.jit(apply)(params, jnp.asarray(x)), expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("shape", [(8, 9), (5, 7, 2), (16,)])
@@ -88,8 +86,9 @@ def test_cnn_equals_literal_loops(shape):
     assert isinstance(apply, CNN)
     x = np.random.default_rng(1).normal(size=shape)
     expected = looped_cnn(arrays(params), x.reshape(apply.image_shape), FORMULAS["softplus"])
-    np.testing.assert_allclose(apply(params, jnp.asarray(x)), expected, rtol=1e-13)
-    np.testing.assert_array_equal(apply(params, jnp.asarray(x.ravel())), apply(params, jnp.asarray(x)))
+    outputs = jax.jit(apply)
+    np.testing.assert_allclose(outputs(params, jnp.asarray(x)), expected, rtol=1e-13)
+    np.testing.assert_array_equal(outputs(params, jnp.asarray(x.ravel())), outputs(params, jnp.asarray(x)))
 
 
 def test_mlp_without_hidden_layer_is_affine_and_flattens_its_input():
@@ -206,19 +205,24 @@ def test_derivatives_in_both_modes_and_of_second_order(small):
     v = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), params)
     w = jnp.asarray(rng.normal(size=2))
 
-    def along(t):
-        return apply(jax.tree.map(lambda p, q: p + t * q, params, v), x)
+    h = 1e-3
 
-    forward = jax.jvp(lambda p: apply(p, x), (params,), (v,))[1]
-    (backward,) = jax.vjp(lambda p: apply(p, x), params)[1](w)
+    @jax.jit  # one program: operation by operation this takes several times as long
+    def everything(params, v, w):
+        def along(t):
+            return apply(jax.tree.map(lambda p, q: p + t * q, params, v), x)
+
+        forward = jax.jvp(lambda p: apply(p, x), (params,), (v,))[1]
+        (backward,) = jax.vjp(lambda p: apply(p, x), params)[1](w)
+        second = jax.jvp(lambda t: jax.jvp(along, (t,), (1.0,))[1], (0.0,), (1.0,))[1]
+        return forward, backward, second, along(h), along(0.0), along(-h)
+
+    forward, backward, second, ahead, here, behind = everything(params, v, w)
     assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(backward))
     adjoint = sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(backward), jax.tree.leaves(v), strict=True))
     np.testing.assert_allclose(jnp.vdot(forward, w), adjoint, rtol=1e-12)
 
     # Central differences of step 1e-3: error h²/6 · third derivative, and for the second rounding/h² ≈ 1e-10.
-    h = 1e-3
-    second = jax.jvp(lambda t: jax.jvp(along, (t,), (1.0,))[1], (0.0,), (1.0,))[1]
-    ahead, here, behind = along(h), along(0.0), along(-h)
     np.testing.assert_allclose(forward, (ahead - behind) / (2 * h), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(second, (ahead - 2 * here + behind) / h**2, rtol=1e-4, atol=1e-4)
 
@@ -226,16 +230,18 @@ def test_derivatives_in_both_modes_and_of_second_order(small):
 def test_vmap_equals_one_at_a_time(small):
     apply, params = small
     inputs = jnp.asarray(np.random.default_rng(0).normal(size=(3, 16)))
-    batched = jax.vmap(apply, (None, 0))(params, inputs)
-    np.testing.assert_allclose(batched, np.stack([apply(params, x) for x in inputs]), rtol=1e-13)
+    one, many = jax.jit(apply), jax.jit(jax.vmap(apply, (None, 0)))
+    batched = many(params, inputs)
+    np.testing.assert_allclose(batched, np.stack([one(params, x) for x in inputs]), rtol=1e-13)
 
 
 @pytest.mark.parametrize("activation", FORMULAS)
 def test_smooth_flag_tells_whether_the_second_derivative_is_continuous_at_zero(activation):
     """Differences of φ' alone: φ' has no jump at 0, and its slopes left and right agree to O(h), where φ is smooth."""
+    gradient = jax.jit(jax.grad(models.ACTIVATIONS[activation].fn))
 
     def slope(z):
-        return jax.grad(models.ACTIVATIONS[activation].fn)(jnp.asarray(z))
+        return gradient(jnp.asarray(z))
 
     h = 1e-5
     one_sided = [float((slope(s * 2 * h) - slope(s * h)) / (s * h)) for s in (1.0, -1.0)]
@@ -249,8 +255,9 @@ def test_smooth_flag_tells_whether_the_second_derivative_is_continuous_at_zero(a
 @pytest.mark.parametrize("activation", FORMULAS)
 def test_activations_stay_finite_with_two_derivatives_far_out(activation):
     phi = models.ACTIVATIONS[activation].fn
-    for z in (-1e3, -40.0, 0.0, 40.0, 1e3):
-        assert np.isfinite([float(f(jnp.asarray(z))) for f in (phi, jax.grad(phi), jax.grad(jax.grad(phi)))]).all()
+    z = jnp.array([-1e3, -40.0, 0.0, 40.0, 1e3])
+    for f in (phi, jax.grad(phi), jax.grad(jax.grad(phi))):
+        assert np.isfinite(jax.jit(jax.vmap(f))(z)).all()
 
 
 # Equality.
@@ -280,10 +287,3 @@ def test_equality_and_hash():
     assert hash(cnn([16], 2).apply) == hash(cnn((4, 4, 1), 3).apply) == hash(CNN((4, 4, 1)))
     assert MLP("tanh") != MLP("sin")
     assert cnn((4, 4), 2).apply != cnn((4, 4, 2), 2).apply
-
-
-def test_examples_in_docstrings():
-    outcome = doctest.testmod(models)
-    sys.modules.pop("mynetworks", None)
-    assert outcome.attempted
-    assert not outcome.failed

@@ -396,6 +396,7 @@ def from_reference(reference: str, input_shape: tuple[int, ...], num_outputs: in
     >>> sys.modules["mynetworks"].network = network
     >>> from_reference("mynetworks:network", (3,), 2).num_params
     8
+    >>> del sys.modules["mynetworks"]
     """
     function = _imported(reference)
     made = function(input_shape, num_outputs, seed)

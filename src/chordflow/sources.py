@@ -6,17 +6,17 @@ is repaired: what is missing, ragged, truncated or not a number is a one-line ``
 
 import csv
 import gzip
-import importlib
 import math
 import os
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+
+from chordflow.extras import load_extra
 
 Task = Literal["regression", "classification"]
 TASKS: tuple[Task, ...] = ("regression", "classification")
@@ -79,16 +79,9 @@ def one_hot(where: str, labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]
 # Bundled with scikit-learn.
 
 
-def _sklearn_datasets() -> ModuleType:
-    try:
-        return importlib.import_module("sklearn.datasets")
-    except ModuleNotFoundError:
-        raise ValueError('bundled data sets need scikit-learn; run: pip install "chordflow[run]"') from None
-
-
 def _bundled_classes(loader: str, *, unit: float = 1.0, standardise: bool = False) -> Callable[[], Raw]:
     def read() -> Raw:
-        bunch = getattr(_sklearn_datasets(), loader)()
+        bunch = getattr(load_extra("sklearn.datasets", "bundled data sets"), loader)()
         names = tuple(str(name) for name in bunch.target_names)
         return Raw(bunch.data, np.eye(len(names))[bunch.target], names, standardise=standardise, unit=unit)
 
@@ -96,7 +89,7 @@ def _bundled_classes(loader: str, *, unit: float = 1.0, standardise: bool = Fals
 
 
 def _read_diabetes() -> Raw:
-    bunch = _sklearn_datasets().load_diabetes(scaled=False)
+    bunch = load_extra("sklearn.datasets", "bundled data sets").load_diabetes(scaled=False)
     return Raw(bunch.data, bunch.target[:, None], standardise=True)
 
 
