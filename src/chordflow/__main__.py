@@ -1,0 +1,7 @@
+"""``python -m chordflow``."""
+
+import sys
+
+from chordflow.cli import main
+
+sys.exit(main())

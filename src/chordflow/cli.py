@@ -1,0 +1,110 @@
+"""Command line: arguments → config → experiment. No numerics."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+EPILOG_RUN = """examples:
+  chordflow run
+  chordflow run data.samples=50 flows=straight,adapted rtol=1e-6
+  chordflow run config.toml data.name=diabetes 'model.widths=[64, 64]' out=runs/diabetes
+
+keys: {keys}
+"""
+EPILOG_VERIFY = """examples:
+  chordflow verify
+  chordflow verify data.samples=10 model.widths=32
+"""
+VERIFY_SAMPLES = 20
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 0 on success, 1 where a verified statement does not hold, 2 on a user's mistake (one line)."""
+    arguments = _parser().parse_args(argv)
+    import jax
+
+    # Flows need float64, and this process is ours: the library itself changes no flag.
+    jax.config.update("jax_enable_x64", True)
+    try:
+        return arguments.command(arguments)
+    except (ValueError, MemoryError, ImportError) as error:
+        if arguments.traceback:
+            raise
+        print(f"chordflow: {str(error).splitlines()[0] if str(error) else type(error).__name__}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("chordflow: stopped; flows that had finished are in the run folder", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    from chordflow import __version__
+    from chordflow.config import keys
+
+    parser = argparse.ArgumentParser(prog="chordflow", description="Train so that outputs travel a known path.")
+    parser.add_argument("--version", action="version", version=f"chordflow {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Any, summary: str, epilog: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.add_argument(
+            "words", nargs="*", metavar="[CONFIG.toml] [key=value ...]", help="configuration and overrides"
+        )
+        sub.add_argument("--traceback", action="store_true", help="show where a mistake was noticed")
+        sub.set_defaults(command=command)
+        return sub
+
+    listed = ", ".join(keys())
+    run = add("run", _run, "Integrate flows and compare them with the theory.", EPILOG_RUN.format(keys=listed))
+    run.add_argument("--quiet", action="store_true", help="say nothing but mistakes")
+    add("verify", _verify, "Check the statements of the theory on a problem.", EPILOG_VERIFY)
+    return parser
+
+
+def _config(words: Sequence[str]) -> Any:
+    from chordflow.config import ConfigError, load_config
+
+    files = [word for word in words if "=" not in word]
+    if len(files) > 1:
+        raise ConfigError(f"expected one config file, got {' and '.join(files)}")
+    return load_config(files[0] if files else None, [word for word in words if "=" in word])
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from chordflow import experiment
+
+    def quiet(line: str) -> None:
+        del line
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    show = sys.stderr.isatty() and not arguments.quiet
+    experiment.run(_config(arguments.words), say=quiet if arguments.quiet else say, progress=show)
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from chordflow import verification
+    from chordflow.experiment import Setting
+
+    words = arguments.words
+    if not any("=" not in word for word in words):
+        # Dense Jacobians and projections: the main job's 200 samples would take minutes.
+        words = [f"data.samples={VERIFY_SAMPLES}", *words]
+    setting = Setting.build(_config(words))
+    checks = verification.verify(setting.problem(), setting.params)
+    for line in verification.lines(checks):
+        print(line, flush=True)
+    return 0 if all(check.outcome != "does not hold" for check in checks) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
