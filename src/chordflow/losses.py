@@ -45,12 +45,12 @@ class AbstractLoss(eqx.Module):
         """A factor B with B Bᵀ = H, for losses convex in ``x``.
 
         Eigenvalues that are negative by more than rounding (Q · machine epsilon · |H|) have no real factor:
-        B is then NaN, never a silently clipped matrix.
+        their columns of B are then NaN, and with them B Bᵀ: never a silently clipped matrix.
         """
         values, vectors = jnp.linalg.eigh(self.hessian(x, y))
         rounding = x.size * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(values), initial=0.0)
         values = jnp.where(jnp.abs(values) <= rounding, 0.0, values)
-        return vectors * jnp.sqrt(values)
+        return vectors * jnp.sqrt(values)[None, :]
 
     def minimum(self, y: Vector) -> Scalar | None:
         """Return inf over x of ℓ(x, y) in closed form, or None where none is known."""
@@ -121,7 +121,7 @@ class CrossEntropy(AbstractLoss):
     positive on 1^⊥ (Lemma 2.6). Adding a constant to all logits changes nothing, so 1ᵀx is conserved by the
     flow (2.73). Positive labels have one equilibrium on that hyperplane, log y + c 1 with
     c = (1/Q) 1ᵀ(x₀ − log y) (2.89–2.104), of cost −yᵀ log y: the label entropy, not 0. One-hot labels have none: logits
-    grow without bound, and :meth:`equilibrium` is infinite there; see :func:`smooth_labels`.
+    grow without bound, and :meth:`equilibrium` is not finite there; see :func:`smooth_labels`.
 
     Examples
     --------
@@ -165,14 +165,14 @@ class CrossEntropy(AbstractLoss):
         return -jnp.sum(xlogy(y, y))
 
     def equilibrium(self, x0: Vector, y: Vector) -> Vector:
-        """log y + c 1 with 1ᵀx conserved (2.95–2.104); −∞ and NaN where a label component is 0."""
+        """log y + c 1 with 1ᵀx conserved (2.95–2.104); NaN where a label component is 0, and +∞ beside it."""
         log_y = jnp.log(y)
         return log_y + jnp.mean(x0 - log_y)
 
     def invalid_target(self, y: Vector) -> Array:
-        """Whether y has a negative component or does not sum to 1 within 100 machine epsilons · Q."""
+        """Whether y has a negative or NaN component or does not sum to 1 within 100 machine epsilons · Q."""
         slack = 100 * y.size * jnp.finfo(y.dtype).eps
-        return jnp.any(y < 0) | (jnp.abs(jnp.sum(y) - 1) > slack)
+        return ~(jnp.all(y >= 0) & (jnp.abs(jnp.sum(y) - 1) <= slack))
 
 
 class Loss(AbstractLoss):
@@ -212,8 +212,11 @@ class Loss(AbstractLoss):
         self.fn, self.minimum_fn, self.equilibrium_fn = fn, minimum, equilibrium
 
     def value(self, x: Vector, y: Vector) -> Scalar:
-        """``fn(x, y)``."""
-        return self.fn(x, y)
+        """``fn(x, y)``; a ValueError if that is no scalar."""
+        value = self.fn(x, y)
+        if jnp.shape(value) != ():
+            raise ValueError(f"Loss: fn must return a scalar, got shape {jnp.shape(value)}; sum over the outputs in fn")
+        return value
 
     def minimum(self, y: Vector) -> Scalar | None:
         """The given ``minimum(y)``, or None."""
@@ -242,4 +245,5 @@ def smooth_labels(y: Float[Array, "*n q"], amount: float) -> Float[Array, "*n q"
     """
     if not 0 <= amount <= 1:
         raise ValueError(f"smooth_labels: amount must be in [0, 1], got {amount}")
+    amount = float(amount)  # a NumPy scalar would bring its own dtype
     return (1 - amount) * y + amount / y.shape[-1]
