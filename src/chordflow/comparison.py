@@ -97,7 +97,8 @@ def compare(
         rows.append(Row("mean decay rate of the cost, × N", rate and rate * N, _rate(costs - floor, s[-1]) * N))
     if isinstance(problem.loss, CrossEntropy):
         drift = theory.hyperplane_drift(trajectory.outputs, trajectory.outputs[0])
-        rows.append(Row("hyperplane drift", 0.0, float(jnp.max(drift))))
+        conserved = 0.0 if what.startswith(("the chord", "the Euclidean")) else None
+        rows.append(Row("hyperplane drift", conserved, float(jnp.max(drift))))
     if "relative_residual_end" in trajectory.stats:
         residual = max(float(trajectory.stats[f"relative_residual_{end}"]) for end in ("start", "end"))
         rows.append(Row("unreachable fraction", 0.0, residual))

@@ -89,15 +89,15 @@ class Config:
     def __post_init__(self):
         _choice("loss", self.loss, tuple(LOSSES))
         _choice("clock", self.clock, CLOCKS)
-        if not self.flows:
-            raise ConfigError(f"flows = []: expected at least one of {', '.join(FLOWS)}")
-        for text in self.flows:
-            parse_flow(text, self.eps)
         for key in ("rtol", "atol", "eps"):
             _require(key, getattr(self, key), 0 < getattr(self, key) < 1, "a number in (0, 1)")
         _require("t1", self.t1, self.t1 is None or self.t1 > 0, "a positive number")
         for key, least in (("seed", 0), ("saves", 2), ("max_steps", 1)):
             _require(key, getattr(self, key), getattr(self, key) >= least, f"an integer of at least {least}")
+        if not self.flows:
+            raise ConfigError(f"flows = []: expected at least one of {', '.join(FLOWS)}")
+        for text in self.flows:
+            parse_flow(text, self.eps)
         if self.loss == "cross_entropy" and self.data.task == "regression":
             raise ConfigError("loss = cross_entropy: data.task is regression, expected classification")
 

@@ -68,6 +68,23 @@ class Setting:
         is_stiff = blend is None or float(blend.transpose) > 0
         return min(N, stiff) if is_stiff and stiff is not None else N
 
+    def clock_for(self, flow: Flow) -> AbstractClock | None:
+        """The configured clock; None for gradient-flow time, and for the straight flow, which has its own t."""
+        return None if isinstance(flow.velocity, Straight) else make_clock(self.config.clock, self.samples_for(flow))
+
+    def end(self, name: str) -> float:
+        """Where a flow ends, in its own variable: 1 for straight, else ``t1`` or s = N (5 N for adapted)."""
+        flow = parse_flow(name, self.config.eps)
+        clock, t1 = self.clock_for(flow), self.config.t1
+        if isinstance(flow.velocity, Straight):
+            return 1.0
+        if t1 is None:
+            s = (5.0 if name == "adapted" else 1.0) * self.samples_for(flow)
+            return s if clock is None else float(clock.t(jnp.asarray(s)))
+        if clock is not None and t1 >= clock.end:
+            raise ConfigError(f"t1 = {t1:g}: expected below {clock.end:g} on the {self.config.clock} clock")
+        return t1
+
 
 @dataclass(frozen=True)
 class FlowRun:
@@ -96,6 +113,8 @@ def run(config: Config, *, say: Say = print, progress: bool = False) -> Path:
     reached. Only if no flow at all could be run does it raise.
     """
     setting = Setting.build(config)
+    for name in config.flows:
+        setting.end(name)
     out = config.out or f"runs/{config.data.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = record.create(_free(out) if config.out is None else out, config.to_dict())
     say(f"run folder {folder.path}")
@@ -123,8 +142,7 @@ def run_flow(setting: Setting, name: str, *, say: Say = print, progress: bool = 
     N = setting.samples_for(flow)
     problem = setting.problem(N)
     own = isinstance(flow.velocity, Straight)
-    clock = None if own else make_clock(config.clock, N)
-    t1 = 1.0 if own else _end(config, name, clock, N)
+    clock, t1 = setting.clock_for(flow), setting.end(name)
     try:
         flow.velocity.bind(problem, problem.outputs(setting.params))
     except ValueError as reason:
@@ -167,15 +185,6 @@ def run_flow(setting: Setting, name: str, *, say: Say = print, progress: bool = 
         np.asarray(sigmas),
         seconds,
     )
-
-
-def _end(config: Config, name: str, clock: AbstractClock | None, N: int) -> float:
-    if config.t1 is not None:
-        if clock is not None and config.t1 >= clock.end:
-            raise ConfigError(f"t1 = {config.t1:g}: expected below {clock.end:g} on the {config.clock} clock")
-        return config.t1
-    s = 5.0 * N if name == "adapted" else float(N)
-    return s if clock is None else float(clock.t(jnp.asarray(s)))
 
 
 def _save_times(t1: float, count: int, *, even: bool) -> np.ndarray:
