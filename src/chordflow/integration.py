@@ -15,6 +15,7 @@ from chordflow.arguments import Save, end_time, positive_int, run_clock, save_ta
 from chordflow.events import AbstractEvent, VelocityUnreachable, first_event
 from chordflow.filters import AbstractFilter
 from chordflow.flows import Flow
+from chordflow.jacobian import require_memory
 from chordflow.measures import MEASURES, RANK_MEASURES, Moment
 from chordflow.problem import Problem, is_concrete
 from chordflow.results import RESULTS, FlowError, from_diffrax, is_okay
@@ -185,6 +186,7 @@ def evolve(
         problem.check(params)
     method = default_method(flow.filter) if linear_solver is None else linear_solver
     setup = _prepare(problem, params, flow, clock, method, save_table(save), tuple(events))
+    _require_buffers(setup, params, end, times, options)
     if concrete:
         _warn_if_stiff(setup, end, options)
     if progress and concrete:
@@ -349,6 +351,17 @@ def _finish(trajectory: Trajectory, throw: bool) -> Trajectory:
             trajectory,
         )
     return trajectory
+
+
+def _require_buffers(setup: _Setup, params: PyTree, t1: Scalar, ts: Array | None, options: _Options) -> None:
+    """Saves of every step, and dense output, are allocated for ``max_steps``: say so before, if that does not fit."""
+    one = eqx.filter_eval_shape(setup.saved, t1, params)
+    rows = options.max_steps + 1 if ts is None else ts.size
+    saved = rows * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(one))
+    theta = setup.problem.ravel(params)[0]
+    # y0, y1 and the stages of Dopri5.
+    dense = options.dense * options.max_steps * 9 * theta.size * theta.dtype.itemsize
+    require_memory(saved + dense, f"saving for max_steps={options.max_steps} steps", "give ts, or a smaller max_steps")
 
 
 def _warn_if_stiff(setup: _Setup, t1: Scalar, options: _Options) -> None:
