@@ -116,6 +116,14 @@ class TransposedJacobian(eqx.Module):
         return self.transpose_of
 
 
+def _has_forward_rule(fn: Callable[[PyTree], PyTree], at: PyTree) -> bool:
+    """Whether ``fn`` has a jvp; one with only a custom_vjp has none.
+
+    Traced under jit its jvp does not raise but leaves a ``custom_lin`` behind that cannot be lowered (jax 0.10).
+    """
+    return "custom_lin[" not in str(jax.make_jaxpr(lambda v: jax.jvp(fn, (v,), (v,))[1])(at))
+
+
 def _outputs(blocks: tuple[PerSample, ...], theta: PyTree) -> tuple[Array, ...]:
     return tuple(block(theta) for block in blocks)
 
@@ -125,12 +133,9 @@ def _push(blocks, theta, tangent):
     def outputs(theta):
         return _outputs(blocks, theta)
 
-    try:
+    if _has_forward_rule(outputs, theta):
         return jax.jvp(outputs, (theta,), (tangent,))[1]
-    except TypeError as error:
-        if "custom_vjp" not in str(error):
-            raise
-    # A function with only a reverse rule has no jvp. Dᵀw is linear in w, so D v is the transpose of that map.
+    # Dᵀw is linear in w, so D v is the transpose of that map.
     x, pull = jax.vjp(outputs, theta)
     return jax.vjp(lambda w: pull(w)[0], jax.tree.map(jnp.zeros_like, x))[1](tangent)[0]
 
@@ -150,8 +155,9 @@ def _dense(blocks, theta):
                 return block.at(unravel(v), sample)
 
             q = jax.eval_shape(fn, flat).size
-            # Reverse mode needs q passes and forward mode K; a function with only a reverse rule still works.
-            return jax.jacrev(fn)(flat) if q <= flat.size else jax.jacfwd(fn)(flat)
+            # Reverse mode needs q passes and forward mode K.
+            forward = q > flat.size and _has_forward_rule(fn, flat)
+            return (jax.jacfwd if forward else jax.jacrev)(fn)(flat)
 
         D = jax.vmap(one)(block.samples)
         return D.reshape(-1, flat.size)
