@@ -154,6 +154,7 @@ def test_what_does_not_fit_is_refused_with_numbers_before_it_is_allocated(monkey
     monkeypatch.setenv("CHORDFLOW_MEMORY_LIMIT", "2048")
     assert available_memory() == 2048
     J.as_matrix()
+    monkeypatch.setenv("CHORDFLOW_MEMORY_LIMIT", "511")  # 8 x 8 numbers
     with pytest.raises(MemoryError, match=r"Gram matrix of n = 8 outputs needs 0.00 GiB"):
         J.gram()
     monkeypatch.setenv("CHORDFLOW_MEMORY_LIMIT", "2047")

@@ -1,32 +1,15 @@
 """The Jacobian D = ∂x/∂θ (2.11) at a point: products with D and Dᵀ, and the dense forms where they are asked for."""
 
 import os
-from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from chordflow.kernel import PerSample, dense, full, outputs, pull, push
+
 OutputsLike = PyTree[Float[Array, "_n _q"]]
-
-
-class PerSample(eqx.Module):
-    """One block of outputs: a per-sample function mapped over its samples, as a function of trainable parameters."""
-
-    fn: Callable[[Any, Any], Array]
-    samples: PyTree[Array]
-    frozen: PyTree
-
-    def at(self, theta: PyTree, sample: PyTree) -> Float[Array, " q"]:
-        """fn at one sample, frozen leaves filled in."""
-        return self.fn(eqx.combine(theta, self.frozen), sample)
-
-    def __call__(self, theta: PyTree) -> Float[Array, "n q"]:
-        """All samples: (N, Q)."""
-        return jax.vmap(lambda sample: self.at(theta, sample))(self.samples)
 
 
 class Jacobian(eqx.Module):
@@ -37,7 +20,7 @@ class Jacobian(eqx.Module):
     parameter tree is accepted, its frozen leaves ignored). Outputs-like means (N, Q), or a tuple of (Nᵢ, Qᵢ).
 
     A product costs one forward- or reverse-mode pass over the batch and no memory beyond it; ``as_matrix`` takes
-    n·K numbers and ``gram`` n² more.
+    n·K numbers and ``gram`` n².
 
     Examples
     --------
@@ -54,7 +37,7 @@ class Jacobian(eqx.Module):
 
     def mv(self, tangent: PyTree) -> OutputsLike:
         """D v: where a parameter tangent moves the outputs."""
-        out = _push(self.blocks, self.theta, self._trainable(tangent))
+        out = push(self.blocks, self.theta, self._trainable(tangent))
         return out[0] if self.single else out
 
     @property
@@ -68,24 +51,24 @@ class Jacobian(eqx.Module):
         require_memory(
             n * K * self.dtype.itemsize, f"the Jacobian ({n} x {K})", "use J.mv and J.T.mv, or fewer samples"
         )
-        return _dense(self.blocks, self.theta)
+        return dense(self.blocks, self.theta)
 
     def gram(self) -> Float[Array, "n n"]:
-        """G = DDᵀ, the empirical neural tangent kernel of the training inputs."""
-        n, K = self.shape
-        require_memory(n * (n + K) * self.dtype.itemsize, f"the Gram matrix of n = {n} outputs", "use fewer samples")
-        return _gram(self.blocks, self.theta)
+        """G = DDᵀ, the empirical neural tangent kernel of the training inputs, from layer inputs and cotangents."""
+        n, _ = self.shape
+        require_memory(n * n * self.dtype.itemsize, f"the Gram matrix of n = {n} outputs", "use fewer samples")
+        return full(self.blocks, self.theta, None, None)
 
     @property
     def shape(self) -> tuple[int, int]:
         """(n, K)."""
-        structs = eqx.filter_eval_shape(_outputs, self.blocks, self.theta)
+        structs = eqx.filter_eval_shape(outputs, self.blocks, self.theta)
         return sum(s.size for s in structs), sum(leaf.size for leaf in jax.tree.leaves(self.theta))
 
     @property
     def dtype(self) -> jnp.dtype:
         """dtype of the outputs."""
-        return jnp.result_type(*eqx.filter_eval_shape(_outputs, self.blocks, self.theta))
+        return jnp.result_type(*eqx.filter_eval_shape(outputs, self.blocks, self.theta))
 
     def _trainable(self, tangent: PyTree) -> PyTree:
         if jax.tree.structure(tangent) == jax.tree.structure(self.theta):
@@ -108,67 +91,12 @@ class TransposedJacobian(eqx.Module):
     def mv(self, cotangent: OutputsLike) -> PyTree:
         """Dᵀ w; one reverse-mode pass."""
         J = self.transpose_of
-        return _pull(J.blocks, J.theta, (cotangent,) if J.single else tuple(cotangent))
+        return pull(J.blocks, J.theta, (cotangent,) if J.single else tuple(cotangent))
 
     @property
     def T(self) -> Jacobian:  # noqa: N802
         """D again."""
         return self.transpose_of
-
-
-def _has_forward_rule(fn: Callable[[PyTree], PyTree], at: PyTree) -> bool:
-    """Whether ``fn`` has a jvp; one with only a custom_vjp has none.
-
-    Traced under jit its jvp does not raise but leaves a ``custom_lin`` behind that cannot be lowered (jax 0.10).
-    """
-    return "custom_lin[" not in str(jax.make_jaxpr(lambda v: jax.jvp(fn, (v,), (v,))[1])(at))
-
-
-def _outputs(blocks: tuple[PerSample, ...], theta: PyTree) -> tuple[Array, ...]:
-    return tuple(block(theta) for block in blocks)
-
-
-@eqx.filter_jit
-def _push(blocks, theta, tangent):
-    def outputs(theta):
-        return _outputs(blocks, theta)
-
-    if _has_forward_rule(outputs, theta):
-        return jax.jvp(outputs, (theta,), (tangent,))[1]
-    # Dᵀw is linear in w, so D v is the transpose of that map.
-    x, pull = jax.vjp(outputs, theta)
-    return jax.vjp(lambda w: pull(w)[0], jax.tree.map(jnp.zeros_like, x))[1](tangent)[0]
-
-
-@eqx.filter_jit
-def _pull(blocks, theta, cotangent):
-    return jax.vjp(lambda theta: _outputs(blocks, theta), theta)[1](cotangent)[0]
-
-
-@eqx.filter_jit
-def _dense(blocks, theta):
-    flat, unravel = ravel_pytree(theta)
-
-    def rows(block: PerSample):
-        def one(sample):
-            def fn(v):
-                return block.at(unravel(v), sample)
-
-            q = jax.eval_shape(fn, flat).size
-            # Reverse mode needs q passes and forward mode K.
-            forward = q > flat.size and _has_forward_rule(fn, flat)
-            return (jax.jacfwd if forward else jax.jacrev)(fn)(flat)
-
-        D = jax.vmap(one)(block.samples)
-        return D.reshape(-1, flat.size)
-
-    return jnp.concatenate([rows(block) for block in blocks])
-
-
-@eqx.filter_jit
-def _gram(blocks, theta):
-    D = _dense(blocks, theta)
-    return D @ D.T
 
 
 def require_memory(num_bytes: int, what: str, way_out: str) -> None:

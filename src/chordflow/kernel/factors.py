@@ -1,0 +1,112 @@
+"""What a contraction needs of each sample: operands and cotangents of the uses, or a leaf's part of the Jacobian."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from chordflow.kernel.plan import Group
+from chordflow.kernel.trace import Traced
+from chordflow.kernel.uses import OneHot, Use
+
+Operand = Array | OneHot
+
+
+class Part(eqx.Module):
+    """Uses of one orientation, stacked along a: X (N, A, B, C) and H (N, Q, A, B, D)."""
+
+    x: Operand
+    h: Array
+    swapped: bool = eqx.field(static=True)
+
+
+class Factors(eqx.Module):
+    """One block's samples: ``columns`` (N, Q, K') of all leaves with that rule, and per group of pairs its parts."""
+
+    columns: Array | None
+    pairs: tuple[tuple[Part, ...], ...]
+
+
+def sample_factors(traced: Traced, groups: Sequence[Group], leaves: Sequence[Array], sample: Any) -> Factors:
+    """Factors of one sample, without the axis N."""
+    if traced.forward_only:
+        jac = jax.jacfwd(lambda leaves: traced.run(leaves, sample, _zeros(traced))[0])(list(leaves))
+        flat = [jac[group.leaf].reshape(traced.out.shape[0], -1) for group in groups]
+        return Factors(jnp.concatenate(flat, axis=1), ())
+    tapped = [group.leaf for group in groups if group.leaf in traced.direct]
+
+    def fn(taps: list[Array], at_leaves: dict[int, Array]) -> tuple[Array, list[Array | None]]:
+        return traced.run([at_leaves.get(i, leaf) for i, leaf in enumerate(leaves)], sample, taps)
+
+    out, pull, records = jax.vjp(fn, _zeros(traced), {i: leaves[i] for i in tapped}, has_aux=True)
+    cotangents, direct = jax.vmap(pull)(jnp.eye(out.size, dtype=out.dtype))
+    seen = _Seen(traced, records, cotangents)
+    columns = [
+        (direct[group.leaf] if group.leaf in direct else seen.jacobian(group.leaf, leaves[group.leaf])).reshape(
+            out.size, -1
+        )
+        for group in groups
+        if group.rule == "columns"
+    ]
+    dtype = jnp.result_type(out, *leaves)
+    return Factors(
+        jnp.concatenate([c.astype(dtype) for c in columns], axis=1) if columns else None,
+        tuple(seen.parts(group) for group in groups if group.rule == "pairs"),
+    )
+
+
+def _zeros(traced: Traced) -> list[Array]:
+    return [jnp.zeros(s.shape, s.dtype) for s in traced.structs]
+
+
+class _Seen:
+    """Records and cotangents of one sample, by leaf."""
+
+    def __init__(self, traced: Traced, records: list[Array | None], cotangents: list[Array]):
+        self.traced, self.cotangents = traced, cotangents
+        self.uses = list(zip(traced.uses, records, strict=True))
+
+    def of(self, leaf: int) -> list[tuple[Use, Operand, Array]]:
+        """(use, X, H) of a leaf."""
+        found = []
+        for use, record in self.uses:
+            if use.view.leaf == leaf:
+                h = use.cotangent(self.cotangents[use.tap])
+                found.append((use, use.operand(record, h.dtype), h))
+        return found
+
+    def jacobian(self, leaf: int, like: Array) -> Array:
+        """J (Q, *leaf); zero for a leaf that the function does not read."""
+        terms = [use.jacobian(x, h) for use, x, h in self.of(leaf)]
+        q = self.traced.out.shape[0]
+        return sum(terms[1:], terms[0]) if terms else jnp.zeros((q, *like.shape), like.dtype)
+
+    def parts(self, group: Group) -> tuple[Part, ...]:
+        """Parts of a group of pairs: uses of one orientation and kind together."""
+        stacks: dict[tuple[bool, bool], list[tuple[Operand, Array]]] = {}
+        taps = [{use.tap: use.sign for use, _ in self.uses if use.view.leaf == bias} for bias in group.biases]
+        for use, x, h in self.of(group.leaf):
+            if not isinstance(x, OneHot):
+                x = x.astype(h.dtype)
+                ones = [jnp.full((*x.shape[:2], 1), signs.get(use.tap, 0.0), x.dtype) for signs in taps]
+                x = jnp.concatenate([x, *ones], axis=-1)
+            key = (use.layout != group.layout, isinstance(x, OneHot))
+            stacks.setdefault(key, []).append((x, h))
+        return tuple(
+            Part(_stack([x for x, _ in pieces]), jnp.concatenate([h for _, h in pieces], axis=1), swapped)
+            for (swapped, _), pieces in stacks.items()
+        )
+
+
+def _stack(operands: list[Any]) -> Operand:
+    if isinstance(operands[0], OneHot):
+        return OneHot(jnp.concatenate([x.index for x in operands]), operands[0].size)
+    return jnp.concatenate(operands)
+
+
+def batch_factors(traced: Traced, groups: Sequence[Group], leaves: Sequence[Array]) -> Callable[[Any], Factors]:
+    """Factors of many samples: all arrays with a leading N."""
+    return jax.vmap(lambda sample: sample_factors(traced, groups, leaves, sample))

@@ -1,0 +1,114 @@
+"""Which contraction each leaf gets: decided from shapes alone, for all blocks of outputs together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from chordflow.kernel.trace import Traced
+from chordflow.kernel.uses import Layout, Use
+
+Rule = Literal["pairs", "columns"]
+
+# One pass over a tile (a multiplication and an addition per entry that wait for memory) against a multiply-add of a
+# matrix product that does not.
+PASS = 4.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Leaves contracted together: a leaf, and the biases that share its taps; ``rule`` says how.
+
+    *pairs*: G[nq, mr] = Σ (xₙₐ·xₘₐ')(hₙqₐ·hₘᵣₐ') over pairs of uses. *columns*: the leaf's part of D, formed from x and
+    h where every use has a rule (``direct`` is None), by a tap on the leaf itself otherwise, times its transpose.
+    """
+
+    leaf: int
+    biases: tuple[int, ...]
+    rule: Rule
+    layout: Layout | None
+    direct: str | None
+
+
+def choose(traces: Sequence[Traced], sizes: Sequence[int], num_samples: int) -> tuple[Group, ...]:
+    """Groups of leaves with the least work, biases merged where their cotangent is that of a product."""
+    groups, merged = [], {}
+    for leaf in range(len(sizes)):
+        found = [[use for use in trace.uses if use.view.leaf == leaf] for trace in traces]
+        reasons = [trace.forward_only or trace.direct.get(leaf) for trace in traces]
+        direct = next((why for why in reasons if why), None)
+        layout = None if direct else _common_layout([use for uses in found for use in uses])
+        if layout is None or direct:
+            groups.append(Group(leaf, (), "columns", None, direct))
+            continue
+        biases = _biases(leaf, traces, [i for i in range(len(sizes)) if i not in merged])
+        if _pairs_are_cheaper(found, traces, sizes[leaf] + sum(sizes[i] for i in biases), len(biases), num_samples):
+            merged.update(dict.fromkeys(biases, leaf))
+            groups.append(Group(leaf, biases, "pairs", layout, None))
+        else:
+            groups.append(Group(leaf, (), "columns", layout, None))
+    return tuple(group for group in groups if group.leaf not in merged)
+
+
+def _common_layout(uses: Sequence[Use]) -> Layout | None:
+    """The layout of all uses up to exchanging operand and cotangent, or None."""
+    if not uses or uses[0].kind == "bias":
+        return None
+    first = uses[0]
+    for use in uses:
+        same = use.layout == first.layout and use.sizes[1:] == first.sizes[1:]
+        b, c, d = use.sizes[1:]
+        swapped = use.layout.swapped == first.layout and (b, d, c) == first.sizes[1:]
+        if not (same or swapped):
+            return None
+    return first.layout
+
+
+def _biases(leaf: int, traces: Sequence[Traced], candidates: Sequence[int]) -> tuple[int, ...]:
+    """Leaves that are added to outputs of ``leaf``'s products and used nowhere else: the same cotangents serve both."""
+    hosts = [{use.tap: use for use in trace.uses if use.view.leaf == leaf} for trace in traces]
+    uses = [use for trace in traces for use in trace.uses if use.view.leaf == leaf]
+    if any(use.kind == "lookup" or use.layout != uses[0].layout for use in uses):
+        return ()
+
+    def fits(other: int) -> bool:
+        own = [[use for use in trace.uses if use.view.leaf == other] for trace in traces]
+        if not any(own) or any(other in trace.direct for trace in traces):
+            return False
+        for taps, bias_uses in zip(hosts, own, strict=True):
+            if len({use.tap for use in bias_uses}) < len(bias_uses):
+                return False
+            if not all(use.kind == "bias" and use.tap in taps and _covers(taps[use.tap], use) for use in bias_uses):
+                return False
+        return True
+
+    return tuple(i for i in candidates if i != leaf and fits(i))
+
+
+def _covers(host: Use, bias: Use) -> bool:
+    """Whether each entry of the bias belongs to one column (b, d) of the product."""
+    (host_a, host_b, host_d), (a, b, d) = host.h_axes, bias.h_axes
+    return set(host_a) == set(a) and {*host_b, *host_d} == {*b, *d}
+
+
+def _pairs_are_cheaper(
+    found: Sequence[Sequence[Use]], traces: Sequence[Traced], num_entries: int, num_biases: int, num_samples: int
+) -> bool:
+    """N²A²b(c + Q²d) against N²Q²bcd and the work of forming it, for the largest of the blocks."""
+    pairs = columns = 0.0
+    for uses, trace in zip(found, traces, strict=True):
+        q = trace.out.shape[0]
+        forming = sum(a * b * c * d for a, b, c, d in (use.sizes for use in uses)) * q
+        columns += q * q * num_entries + 2 * forming / num_samples
+        for one in uses:
+            for two in uses:
+                pairs += _pair_work(one, two, q, num_biases)
+    return pairs <= columns
+
+
+def _pair_work(one: Use, two: Use, q: int, num_biases: int) -> float:
+    a, b, c, d = one.sizes
+    positions = a * two.sizes[0] * b
+    if one.layout != two.layout:
+        return positions * (q * c + q * d + PASS * q * q)
+    inner = 0 if "lookup" in (one.kind, two.kind) else c + num_biases
+    return positions * (inner + q * q * d + PASS * q * q)
