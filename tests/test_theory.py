@@ -15,6 +15,7 @@ import pytest
 import scipy.integrate
 import scipy.linalg
 from jaxtyping import Array
+from tolerances import tol
 
 from chordflow import theory
 from chordflow.losses import CrossEntropy, SquaredError, smooth_labels
@@ -27,7 +28,7 @@ Y = jnp.asarray(RNG.normal(size=(N, Q)))
 CHORD = np.asarray(X0 - Y)
 LABELS = smooth_labels(jnp.asarray([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), 0.2)
 
-ROUNDING = 1e-14  # a few operations on numbers of order one
+ROUNDING = tol(jnp.float64, "rounding")
 INTEGRATED = 1e-9  # what an integration at rtol 1e-10 must reach, relative to its largest result
 
 
@@ -43,7 +44,8 @@ class Transfer(eqx.Module):
         return self.c * identity + self.A * jnp.sin(3 * t + 1) + self.B * t**2
 
     def numpy(self, t):
-        return np.asarray(self.c) * np.eye(self.A.shape[0]) + np.asarray(self.A) * np.sin(3 * t + 1) + self.B * t**2
+        c, A, B = (np.asarray(leaf) for leaf in (self.c, self.A, self.B))
+        return c * np.eye(A.shape[0]) + A * np.sin(3 * t + 1) + B * t**2
 
 
 def symmetric(size, scale):
@@ -306,6 +308,16 @@ def test_sampled_transfer_converges_with_fourth_order():
         errors.append(relative(theory.deviation(X0, Y, ts, samples)[-1].ravel(), exact))
     assert errors[1] < 1e-5
     assert np.log2(errors[0] / errors[1]) > 3.5, errors
+
+
+def test_a_sample_acts_within_two_intervals_of_it():
+    ts = -np.expm1(-np.linspace(0.0, 1.6, 17))
+    samples = np.stack([MIXING.numpy(t) for t in ts])
+    other = samples.copy()
+    other[10] += np.eye(N * Q)
+    r, r_other = theory.deviation(X0, Y, ts, samples), theory.deviation(X0, Y, ts, other)
+    assert relative(r_other[:9], r[:9]) < ROUNDING
+    assert relative(r_other[9], r[9]) > 1e-4
 
 
 def test_a_stiff_transfer_given_as_a_function_with_an_implicit_solver():
