@@ -2,7 +2,7 @@
 
 from chordflow.solve.dense import SVD, AbstractMethod, Cholesky
 from chordflow.solve.rank import RankPolicy
-from chordflow.solve.realise import default_method, realise
+from chordflow.solve.realisation import default_method, realise
 from chordflow.solve.weighted import WeightedJacobian
 
 __all__ = ["SVD", "AbstractMethod", "Cholesky", "RankPolicy", "WeightedJacobian", "default_method", "realise"]
