@@ -26,7 +26,8 @@ from chordflow.velocities import Straight
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SPECTRUM_SAVES = 11
+SPECTRUM_SAVES, FEW_SPECTRUM_SAVES, MANY_OUTPUTS = 11, 5, 1000
+"""A spectrum is a singular value decomposition, which for more than a thousand outputs takes seconds: then fewer."""
 Say = Callable[[str], None]
 
 
@@ -172,7 +173,8 @@ def run_flow(setting: Setting, name: str, *, say: Say = print, progress: bool = 
     say(f"{name}: {int(stats['num_steps'])} steps ({int(stats['num_rejected'])} rejected) in {seconds:.1f} s")
     if not bool(is_okay(trajectory.result)):
         say(f"{name}: ended at {float(stats['t_last']):g}. {RESULTS[trajectory.result]}")
-    picked = np.unique(np.linspace(0, len(trajectory.ts) - 1, SPECTRUM_SAVES).astype(int))
+    spectra = SPECTRUM_SAVES if min(n, K) <= MANY_OUTPUTS else FEW_SPECTRUM_SAVES
+    picked = np.unique(np.linspace(0, len(trajectory.ts) - 1, spectra).astype(int))
     sigmas = [geometry.spectrum(problem, jax.tree.map(lambda p, i=i: p[i], trajectory.saved["params"])) for i in picked]
     return FlowRun(
         name,
