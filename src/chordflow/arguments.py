@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from chordflow import clocks
+from chordflow.events import AbstractEvent
 from chordflow.flows import Flow
 from chordflow.measures import MEASURES
 from chordflow.problem import is_concrete
@@ -19,6 +20,9 @@ DEFAULT_RTOL, DEFAULT_ATOL = 1e-7, 1e-9
 
 def tolerances(dtype: Any, rtol: float | None, atol: float | None) -> tuple[Scalar, Scalar]:
     """Defaults for float64; an error for float32 unless its tolerances are asked for."""
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if value is not None and not (isinstance(value, (int, float, np.number)) and 0 < value < 1):
+            raise ValueError(f"evolve: {name} must be a number in (0, 1), got {value!r}")
     if dtype != jnp.float64 and (rtol is None or rtol < 1e-6):
         raise ValueError(
             f"evolve: {dtype} parameters need float64, jax.config.update('jax_enable_x64', True) at the start, "
@@ -26,9 +30,6 @@ def tolerances(dtype: Any, rtol: float | None, atol: float | None) -> tuple[Scal
         )
     rtol = DEFAULT_RTOL if rtol is None else rtol
     atol = min(DEFAULT_ATOL, 1e-2 * rtol) if atol is None else atol
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not (isinstance(value, (int, float, np.number)) and 0 < value < 1):
-            raise ValueError(f"evolve: {name} must be a number in (0, 1), got {value!r}")
     return jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
 
 
@@ -52,18 +53,27 @@ def end_time(flow: Flow, clock: clocks.AbstractClock, t1: Any, ts: Any, dtype: A
         t1 = ts[-1]
     elif t1 is None:
         raise ValueError("evolve: this flow needs t1, its end in gradient-flow time s (or in the clock's variable)")
-    t1 = jnp.asarray(t1, dtype)
+    t1 = _times("t1", "a number", t1, dtype)
+    if t1.shape != ():
+        raise ValueError(f"evolve: t1 must be a number, got shape {t1.shape}")
     limit, closed = (1.0, True) if own else (clock.end, False)
     if is_concrete(t1) and not bool((t1 > 0) & ((t1 <= limit) if closed else (t1 < limit))):
         raise ValueError(f"evolve: t1 must be in (0, {limit:g}{']' if closed else ')'}, got {float(t1):g}")
     return t1
 
 
+def _times(name: str, expected: str, value: Any, dtype: Any) -> Array:
+    try:
+        return jnp.asarray(value, dtype)
+    except (TypeError, ValueError):
+        raise ValueError(f"evolve: {name} must be {expected}, got {value!r}") from None
+
+
 def save_times(ts: Any, t1: Scalar) -> Array | None:
     """ts as an array within [0, t1], or None."""
     if ts is None:
         return None
-    ts = jnp.asarray(ts, t1.dtype)
+    ts = _times("ts", "a one-dimensional array of times", ts, t1.dtype)
     if ts.ndim != 1 or ts.size == 0:
         raise ValueError(f"evolve: ts must be a one-dimensional array of times, got shape {ts.shape}")
     if not is_concrete(ts, t1):
@@ -77,6 +87,8 @@ def save_times(ts: Any, t1: Scalar) -> Array | None:
 
 def save_table(save: Save) -> dict[str, Callable[[Array, PyTree], Any] | None]:
     """Name -> function, None for the built-in quantities."""
+    if not isinstance(save, (Mapping, Sequence)):
+        raise ValueError(f"evolve: save must be names or a mapping, got {save!r}")
     table = dict(save) if isinstance(save, Mapping) else dict.fromkeys((save,) if isinstance(save, str) else save)
     for name, fn in table.items():
         if fn is None and name not in MEASURES:
@@ -84,6 +96,25 @@ def save_table(save: Save) -> dict[str, Callable[[Array, PyTree], Any] | None]:
         if fn is not None and not callable(fn):
             raise ValueError(f"evolve: save[{name!r}] must be a function fn(t, params), got {type(fn).__name__}")
     return table
+
+
+def require_kind(name: str, value: Any, kind: type, expected: str) -> None:
+    """Raise ValueError unless ``value`` is an instance of ``kind``."""
+    if not isinstance(value, kind):
+        raise ValueError(f"evolve: {name} must be {expected}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else getattr(value, "__name__", type(value).__name__)
+
+
+def event_tuple(events: Any) -> tuple[AbstractEvent, ...]:
+    """The events of a run."""
+    if isinstance(events, AbstractEvent) or not isinstance(events, Sequence):
+        raise ValueError(f"evolve: events must be a sequence such as [cf.events.CostBelow(1e-6)], got {_shown(events)}")
+    for event in events:
+        require_kind("events", event, AbstractEvent, "members of cf.events")
+    return tuple(events)
 
 
 def positive_int(name: str, value: Any) -> int:

@@ -8,8 +8,9 @@ from abc import abstractmethod
 
 import equinox as eqx
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Float
+
+from chordflow.bounds import require_within
 
 Time = Float[Array, "*t"]
 
@@ -67,8 +68,7 @@ class Interpolation(AbstractClock):
     n: float | Float[Array, ""]
 
     def __check_init__(self):
-        if not isinstance(self.n, Tracer) and not self.n > 0:
-            raise ValueError(f"Interpolation: n must be positive (the number of samples), got {self.n}")
+        require_within("Interpolation", "n, the number of samples,", self.n, 0, open_left=True)
 
     @property
     def end(self) -> float:
@@ -106,8 +106,7 @@ class Log(AbstractClock):
     unit: float | Float[Array, ""] = 1.0
 
     def __check_init__(self):
-        if not isinstance(self.unit, Tracer) and not self.unit > 0:
-            raise ValueError(f"Log: unit must be positive, got {self.unit}")
+        require_within("Log", "unit", self.unit, 0, open_left=True)
 
     def s(self, t: Time) -> Time:
         """Unit · (eᵗ − 1)."""

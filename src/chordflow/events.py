@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from chordflow.bounds import require_within
 from chordflow.measures import Moment
 
 
@@ -22,18 +23,13 @@ class AbstractEvent(eqx.Module):
         """Whether the run should end at this moment."""
 
 
-def _positive(owner: str, name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{owner}: {name} must be positive, got {value}")
-
-
 class CostBelow(AbstractEvent):
     """C − C_min < ``target``; C_min is 0 where the loss has no closed-form minimum. One forward pass a step."""
 
     target: float
 
     def __check_init__(self):
-        _positive("CostBelow", "target", self.target)
+        require_within("CostBelow", "target", self.target, 0, open_left=True)
 
     def occurred(self, moment: Moment) -> Bool[Array, ""]:
         """C − C_min < target."""
@@ -48,7 +44,7 @@ class VelocityBelow(AbstractEvent):
     tolerance: float
 
     def __check_init__(self):
-        _positive("VelocityBelow", "tolerance", self.tolerance)
+        require_within("VelocityBelow", "tolerance", self.tolerance, 0, open_left=True)
 
     def occurred(self, moment: Moment) -> Bool[Array, ""]:
         """Max |u| < tolerance."""
@@ -61,7 +57,7 @@ class EffectiveDimensionBelow(AbstractEvent):
     level: float
 
     def __check_init__(self):
-        _positive("EffectiveDimensionBelow", "level", self.level)
+        require_within("EffectiveDimensionBelow", "level", self.level, 0, open_left=True)
 
     @property
     def asks_rank(self) -> bool:
@@ -79,7 +75,7 @@ class EffectiveDimensionAbove(AbstractEvent):
     level: float
 
     def __check_init__(self):
-        _positive("EffectiveDimensionAbove", "level", self.level)
+        require_within("EffectiveDimensionAbove", "level", self.level, 0, open_left=True)
 
     @property
     def asks_rank(self) -> bool:
@@ -100,8 +96,7 @@ class VelocityUnreachable(AbstractEvent):
     fraction: float
 
     def __check_init__(self):
-        if not 0 < self.fraction < 1:
-            raise ValueError(f"VelocityUnreachable: fraction must be in (0, 1), got {self.fraction}")
+        require_within("VelocityUnreachable", "fraction", self.fraction, 0, 1, open_left=True, open_right=True)
 
     @property
     def asks_rank(self) -> bool:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Float
+
+from chordflow.bounds import require_within
 
 Sigma = Float[Array, "*k"]
 Scalar = Float[Array, ""]
@@ -78,7 +79,7 @@ class Cutoff(AbstractFilter):
     eps: Float[Array, ""] | float = 1e-6
 
     def __check_init__(self):
-        _require("Cutoff", "eps", self.eps, 0, 1, open_left=True, open_right=True)
+        require_within("Cutoff", "eps", self.eps, 0, 1, open_left=True, open_right=True)
 
     def phi(self, sigma: Sigma, lam: Scalar) -> Sigma:
         """1/σ where σ² > λ, else 0."""
@@ -105,7 +106,7 @@ class Damped(AbstractFilter):
     passes: int = eqx.field(static=True, default=2)
 
     def __check_init__(self):
-        _require("Damped", "eps", self.eps, 0, 1, open_left=True, open_right=True)
+        require_within("Damped", "eps", self.eps, 0, 1, open_left=True, open_right=True)
         _require_passes("Damped", self.passes)
 
     def phi(self, sigma: Sigma, lam: Scalar) -> Sigma:
@@ -136,8 +137,8 @@ class Interpolated(AbstractFilter):
     passes: int = eqx.field(static=True, default=2)
 
     def __check_init__(self):
-        _require("Interpolated", "tau", self.tau, 0, 1)
-        _require("Interpolated", "eps", self.eps, 0, 1, open_left=True, open_right=True)
+        require_within("Interpolated", "tau", self.tau, 0, 1)
+        require_within("Interpolated", "eps", self.eps, 0, 1, open_left=True, open_right=True)
         _require_passes("Interpolated", self.passes)
 
     def phi(self, sigma: Sigma, lam: Scalar) -> Sigma:
@@ -165,30 +166,14 @@ class Power(AbstractFilter):
     eps: Float[Array, ""] | float = 1e-6
 
     def __check_init__(self):
-        _require("Power", "p", self.p, 0, 1)
-        _require("Power", "eps", self.eps, 0, 1, open_left=True, open_right=True)
+        require_within("Power", "p", self.p, 0, 1)
+        require_within("Power", "eps", self.eps, 0, 1, open_left=True, open_right=True)
 
     def phi(self, sigma: Sigma, lam: Scalar) -> Sigma:
         """σ (σ²+λ)^(−p), 0 at σ = 0."""
         total = sigma**2 + lam
         safe = jnp.where(total > 0, total, 1)
         return sigma * safe ** -jnp.asarray(self.p, sigma.dtype)
-
-
-def _require(
-    owner: str, name: str, value: Any, low: float, high: float, *, open_left: bool = False, open_right: bool = False
-) -> None:
-    """A parameter outside its interval is an error at construction; traced values cannot be looked at."""
-    if isinstance(value, Tracer):
-        return
-    left, right = "(" if open_left else "[", ")" if open_right else "]"
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{owner}: {name} must be a number in {left}{low}, {high}{right}, got {value!r}") from None
-    inside = (low < number if open_left else low <= number) and (number < high if open_right else number <= high)
-    if not inside:
-        raise ValueError(f"{owner}: {name} must be in {left}{low}, {high}{right}, got {value}")
 
 
 def _require_passes(owner: str, passes: Any) -> None:

@@ -11,7 +11,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from chordflow import clocks, progress_bar
-from chordflow.arguments import Save, end_time, positive_int, run_clock, save_table, save_times, tolerances
+from chordflow.arguments import (
+    Save,
+    end_time,
+    event_tuple,
+    positive_int,
+    require_kind,
+    run_clock,
+    save_table,
+    save_times,
+    tolerances,
+)
 from chordflow.events import AbstractEvent, VelocityUnreachable, first_event
 from chordflow.filters import AbstractFilter
 from chordflow.flows import Flow
@@ -173,19 +183,22 @@ def evolve(
     """
     if not isinstance(flow, Flow):
         raise ValueError(f"evolve: flow must be a cf.Flow such as cf.adapted(), got {type(flow).__name__}")
+    require_kind("problem", problem, Problem, "a cf.Problem")
+    solver = diffrax.Dopri5() if solver is None else solver
+    method = default_method(flow.filter) if linear_solver is None else linear_solver
+    require_kind("solver", solver, diffrax.AbstractSolver, "a diffrax solver such as diffrax.Tsit5()")
+    require_kind("linear_solver", method, AbstractMethod, "cf.solve.Cholesky() or cf.solve.SVD()")
     theta, _ = problem.ravel(params)
     controls = tolerances(theta.dtype, rtol, atol)
     clock = run_clock(flow, clock)
     end = end_time(flow, clock, t1, ts, theta.dtype)
     times = save_times(ts, end)
-    options = _Options(
-        diffrax.Dopri5() if solver is None else solver, positive_int("max_steps", max_steps), dense, progress
-    )
+    options = _Options(solver, positive_int("max_steps", max_steps), dense, progress)
+    table, watched = save_table(save), event_tuple(events)
     concrete = is_concrete(problem, params, flow, end)
     if concrete:
         problem.check(params)
-    method = default_method(flow.filter) if linear_solver is None else linear_solver
-    setup = _prepare(problem, params, flow, clock, method, save_table(save), tuple(events))
+    setup = _prepare(problem, params, flow, clock, method, table, watched)
     _require_buffers(setup, params, end, times, options)
     if concrete:
         _warn_if_stiff(setup, end, options)

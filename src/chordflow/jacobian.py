@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from chordflow.kernel import PerSample, dense, full, outputs, pull, push
+from chordflow.kernel import PerSample, dense, gram_matrix, outputs, pull, push
 
 OutputsLike = PyTree[Float[Array, "_n _q"]]
 
@@ -57,7 +57,7 @@ class Jacobian(eqx.Module):
         """G = DDᵀ, the empirical neural tangent kernel of the training inputs, from layer inputs and cotangents."""
         n, _ = self.shape
         require_memory(n * n * self.dtype.itemsize, f"the Gram matrix of n = {n} outputs", "use fewer samples")
-        return full(self.blocks, self.theta, None, None)
+        return gram_matrix(self.blocks, self.theta)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -115,7 +115,10 @@ def require_memory(num_bytes: int, what: str, way_out: str) -> None:
 def available_memory() -> int | None:
     """Bytes available to this process for arrays, or None where that is unknown."""
     if limit := os.environ.get("CHORDFLOW_MEMORY_LIMIT"):
-        return int(limit)
+        try:
+            return int(limit)
+        except ValueError:
+            raise ValueError(f"CHORDFLOW_MEMORY_LIMIT must be a number of bytes, got {limit!r}") from None
     try:
         with open("/proc/meminfo") as file:
             fields = dict(line.split(":", 1) for line in file)

@@ -84,15 +84,16 @@ class Term(eqx.Module):
         sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(self.samples)}
         if sizes != {(num,)}:
             got = ", ".join(str(np.shape(leaf)) for leaf in jax.tree.leaves(self.samples)) or "none"
+            hint = "; nested lists are pytrees of numbers: use jnp.asarray" if () in sizes else ""
             raise ValueError(
-                f"inputs and targets must share their first axis, got inputs {got} and targets {targets.shape}"
+                f"inputs and targets must share their first axis, got inputs {got} and targets {targets.shape}{hint}"
             )
         if targets.size == 0:
             raise ValueError(
                 f"the data are empty: targets have shape {targets.shape}, at least one sample and output is needed"
             )
-        self.weight = jnp.asarray(weight, targets.dtype)
-        self.weights = jnp.ones(num, targets.dtype) if weights is None else jnp.asarray(weights, targets.dtype)
+        self.weight = _as_weight(weight, targets.dtype)
+        self.weights = jnp.ones(num, targets.dtype) if weights is None else _as_weight(weights, targets.dtype)
         if self.weight.shape != () or self.weights.shape != (num,):
             raise ValueError(
                 f"weight must be a number and weights ({num},), got shapes {self.weight.shape} and {self.weights.shape}"
@@ -117,7 +118,19 @@ def _as_array(value: Any) -> Array:
     try:
         return jnp.asarray(value)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"inputs and targets must be numeric arrays, got {type(value).__name__}: {error}") from None
+        got = f"{type(value).__name__} of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"inputs and targets must be numeric arrays, got {got}: {reason}") from None
+
+
+def _as_weight(value: Any, dtype: Any) -> Array:
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError):
+        array = None
+    if array is None or jnp.iscomplexobj(array):
+        raise ValueError(f"weight and weights must be real numbers, got {value!r:.60}")
+    return array.astype(dtype)
 
 
 def _require_finite(name: str, array: Array) -> None:
@@ -178,7 +191,7 @@ class Problem(eqx.Module):
         cls, terms: Sequence[Term], *, loss: AbstractLoss | None = None, trainable: PyTree = None
     ) -> "Problem":
         """Build a problem of several terms, each with its own function, samples and weight; outputs become a tuple."""
-        terms = tuple(terms)
+        terms = () if isinstance(terms, Term) else tuple(terms)
         if not terms or not all(isinstance(term, Term) for term in terms):
             raise ValueError("from_terms: expected a non-empty sequence of cf.Term(fn, samples, targets)")
         problem = cls.__new__(cls)
@@ -365,7 +378,7 @@ def _check_shape(term: Term, params: PyTree) -> None:
 
 def _trainable_spec(params: PyTree, trainable: PyTree) -> PyTree:
     leaves = jax.tree.leaves(params)
-    if any(eqx.is_array(leaf) and jnp.iscomplexobj(leaf) for leaf in leaves):
+    if any(eqx.is_inexact_array(leaf) and jnp.iscomplexobj(leaf) for leaf in leaves):
         raise ValueError("complex parameters are not supported: split them into real and imaginary parts")
     if trainable is None:
         spec = jax.tree.map(eqx.is_inexact_array, params)
@@ -376,6 +389,11 @@ def _trainable_spec(params: PyTree, trainable: PyTree) -> PyTree:
     if not any(jax.tree.leaves(spec)):
         kinds = sorted({str(getattr(leaf, "dtype", type(leaf).__name__)) for leaf in leaves})
         raise ValueError(f"no trainable parameters: a floating array is needed, got {', '.join(kinds) or 'no leaves'}")
+    kinds = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(eqx.filter(params, spec))})
+    if len(kinds) > 1:
+        raise ValueError(
+            f"trainable parameters must have one dtype, got {' and '.join(kinds)}: cast them or freeze some"
+        )
     return spec
 
 

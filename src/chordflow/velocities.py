@@ -11,9 +11,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from chordflow.bounds import require_within
 from chordflow.jacobian import OutputsLike
 from chordflow.problem import Problem, is_concrete
 
@@ -139,8 +139,7 @@ class Along(AbstractVelocity):
     def __check_init__(self):
         if not callable(self.path):
             raise ValueError(f"along(): path must be a function path(t) -> outputs, got {type(self.path).__name__}")
-        if not isinstance(self.gain, Tracer) and not self.gain >= 0:
-            raise ValueError(f"along(): gain must be non-negative, got {self.gain}")
+        require_within("along()", "gain", self.gain, 0)
 
     @property
     def is_autonomous(self) -> bool:
