@@ -196,3 +196,17 @@ def test_straightness_is_length_over_chord():
     assert float(cf.geometry.straightness(half_circle)) == pytest.approx(np.pi / 2, rel=1e-6)
     loop = jnp.asarray([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
     assert float(cf.geometry.straightness(loop)) == np.inf
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (7, 3)])
+def test_the_gram_matrix_sees_the_same_spectrum_down_to_its_floor(shape):
+    rng = np.random.default_rng(5)
+    U, _ = np.linalg.qr(rng.standard_normal((shape[0], 3)))
+    V, _ = np.linalg.qr(rng.standard_normal((shape[1], 3)))
+    matrix = jnp.asarray((U * np.array([2.0, 1e-3, 1e-12])) @ V.T)
+    problem = cf.Problem(lambda w, row: jnp.atleast_1d(row @ w), matrix, jnp.zeros((shape[0], 1)))
+    point = jnp.zeros(shape[1])
+    exact, seen = (f(problem, point) for f in (cf.geometry.spectrum, cf.geometry.spectrum_from_gram))
+    np.testing.assert_allclose(seen[:2], exact[:2], rtol=1e-9)
+    assert float(exact[2]) == pytest.approx(1e-12, rel=1e-3), "the decomposition of D sees it"
+    assert np.isnan(seen[2]), "its square is below rounding: said, not made up"

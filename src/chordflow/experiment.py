@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SPECTRUM_SAVES, FEW_SPECTRUM_SAVES, MANY_OUTPUTS = 11, 5, 1000
-"""A spectrum is a singular value decomposition, which for more than a thousand outputs takes seconds: then fewer."""
+"""A spectrum is a decomposition, which for more than a thousand outputs takes seconds: then fewer of them."""
 Say = Callable[[str], None]
 
 
@@ -158,7 +158,7 @@ def run_flow(setting: Setting, name: str, *, say: Say = print, progress: bool = 
         problem,
         setting.params,
         flow,
-        ts=_save_times(t1, config.saves, even=own or clock is not None),
+        ts=_save_times(t1, config.saves, flow, clock),
         clock=clock,
         rtol=config.rtol,
         atol=config.atol,
@@ -173,9 +173,7 @@ def run_flow(setting: Setting, name: str, *, say: Say = print, progress: bool = 
     say(f"{name}: {int(stats['num_steps'])} steps ({int(stats['num_rejected'])} rejected) in {seconds:.1f} s")
     if not bool(is_okay(trajectory.result)):
         say(f"{name}: ended at {float(stats['t_last']):g}. {RESULTS[trajectory.result]}")
-    spectra = SPECTRUM_SAVES if min(n, K) <= MANY_OUTPUTS else FEW_SPECTRUM_SAVES
-    picked = np.unique(np.linspace(0, len(trajectory.ts) - 1, spectra).astype(int))
-    sigmas = [geometry.spectrum(problem, jax.tree.map(lambda p, i=i: p[i], trajectory.saved["params"])) for i in picked]
+    spectrum_times, sigmas = _spectra(problem, trajectory)
     return FlowRun(
         name,
         flow,
@@ -183,16 +181,32 @@ def run_flow(setting: Setting, name: str, *, say: Say = print, progress: bool = 
         clock,
         trajectory,
         compare(problem, setting.params, flow, trajectory, clock),
-        np.asarray(trajectory.ts)[picked],
-        np.asarray(sigmas),
+        spectrum_times,
+        sigmas,
         seconds,
     )
 
 
-def _save_times(t1: float, count: int, *, even: bool) -> np.ndarray:
-    """Even on a clock; denser at the start in gradient-flow time, where descent flows are fastest."""
+def _spectra(problem: Problem, trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
+    """Times and singular values of some saves; by the Gram matrix where D is large and G sees them all."""
+    n, K = problem.jacobian(trajectory.params).shape
+    many = min(n, K) > MANY_OUTPUTS
+    count = FEW_SPECTRUM_SAVES if many else SPECTRUM_SAVES
+    picked = np.unique(np.linspace(0, len(trajectory.ts) - 1, count).astype(int))
+    spectra = []
+    for i in picked:
+        params = jax.tree.map(lambda p, i=i: p[i], trajectory.saved["params"])
+        sigma = geometry.spectrum_from_gram(problem, params) if many else geometry.spectrum(problem, params)
+        spectra.append(geometry.spectrum(problem, params) if bool(jnp.isnan(sigma).any()) else sigma)
+    return np.asarray(trajectory.ts)[picked], np.asarray(spectra)
+
+
+def _save_times(t1: float, count: int, flow: Flow, clock: AbstractClock | None) -> np.ndarray:
+    """Where something happens: towards t = 1 of the chord for straight, from the start for descent flows."""
     u = np.linspace(0.0, 1.0, count)
-    return t1 * (u if even else u**2)
+    if isinstance(flow.velocity, Straight):
+        return 1.0 - (1.0 - u) ** 2
+    return t1 * (u**2 if clock is None else u)
 
 
 def _saves(setting: Setting) -> dict[str, Any]:
@@ -239,7 +253,6 @@ def flow_summary(done: FlowRun) -> dict[str, Any]:
     return {
         "result": done.trajectory.result_name,
         "samples": int(done.problem.num_samples),
-        "seconds": done.seconds,
         "stats": saved_scalars(done.trajectory),
         "comparison": [row._asdict() for row in done.comparison.rows],
     }

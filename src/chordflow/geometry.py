@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from chordflow.filters import AbstractFilter
 from chordflow.jacobian import OutputsLike
 from chordflow.problem import Problem
-from chordflow.solve import AbstractMethod, Cholesky, RankPolicy, WeightedJacobian
+from chordflow.solve import AbstractFactor, Cholesky, RankPolicy, WeightedJacobian
 
 Scalar = Float[Array, ""]
 Flat = Float[Array, " n"]
@@ -21,6 +21,15 @@ Flat = Float[Array, " n"]
 def spectrum(problem: Problem, params: PyTree) -> Float[Array, " k"]:
     """Singular values of W^½D, descending, k = min(n, K); one dense SVD without vectors."""
     return WeightedJacobian.at(problem, params).sigma()
+
+
+@eqx.filter_jit
+def spectrum_from_gram(problem: Problem, params: PyTree) -> Float[Array, " k"]:
+    """As :func:`spectrum` without forming D, at a third of the work or less; NaN where a singular value is not seen.
+
+    A Gram matrix squares the condition number: σ below √(m · machine epsilon) σ_max, m = min(n, K), drown in rounding.
+    """
+    return WeightedJacobian.at(problem, params).sigma_from_gram()
 
 
 @eqx.filter_jit
@@ -49,12 +58,12 @@ def unreachable_fraction(problem: Problem, params: PyTree, velocity: OutputsLike
     """
     A = WeightedJacobian.at(problem, params)
     v = A.root * problem.flatten(velocity)
-    return relative_residual(A, v, policy, Cholesky())
+    return relative_residual(A, v, Cholesky().factorise(A, policy.lam), policy.passes)
 
 
-def relative_residual(A: WeightedJacobian, v: Flat, policy: RankPolicy, method: AbstractMethod) -> Scalar:
-    """|v − S_λv|/|v| for v = W^½u, by a given factorisation."""
-    moved = A.mv(method.factorise(A, policy.lam).damped(v, policy.passes))
+def relative_residual(A: WeightedJacobian, v: Flat, factor: AbstractFactor, passes: int) -> Scalar:
+    """|v − S_λv|/|v| for v = W^½u, by a given factor of A; 0 for v = 0."""
+    moved = A.mv(factor.damped(v, passes))
     size = jnp.linalg.norm(v)
     return jnp.where(size > 0, jnp.linalg.norm(v - moved) / jnp.where(size > 0, size, 1), 0)
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 from chordflow.geometry import relative_residual
 from chordflow.jacobian import OutputsLike
 from chordflow.problem import Problem
-from chordflow.solve import AbstractMethod, RankPolicy, WeightedJacobian
+from chordflow.solve import AbstractFactor, AbstractMethod, RankPolicy, WeightedJacobian
 from chordflow.velocities import AbstractBoundVelocity
 
 
@@ -50,6 +50,11 @@ class Moment:
         return WeightedJacobian.at(self.problem, self.params)
 
     @cached_property
+    def factor(self) -> AbstractFactor:
+        """The run's factorisation of W^½D with the policy's λ, by which reachability is measured."""
+        return self.method.factorise(self.weighted_jacobian, self.policy.lam)
+
+    @cached_property
     def spectrum(self) -> Float[Array, " k"]:
         """Singular values of W^½D, descending."""
         return self.weighted_jacobian.sigma()
@@ -57,13 +62,13 @@ class Moment:
     @cached_property
     def effective_dimension(self) -> Float[Array, ""]:
         """Σ σ²/(σ²+λ)."""
-        return self.policy.effective_dimension(self.spectrum)
+        return self.factor.effective_dimension()
 
     @cached_property
     def unreachable_fraction(self) -> Float[Array, ""]:
         """|u − S_λu|/|u| in the W-norm."""
         A = self.weighted_jacobian
-        return relative_residual(A, A.root * self.flat_velocity, self.policy, self.method)
+        return relative_residual(A, A.root * self.flat_velocity, self.factor, self.policy.passes)
 
     @cached_property
     def speed(self) -> Float[Array, ""]:

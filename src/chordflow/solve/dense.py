@@ -20,6 +20,10 @@ class AbstractFactor(eqx.Module):
     def damped(self, v: Float[Array, " n"], passes: int) -> Float[Array, " K"]:
         """Σ (1 − (λ/(σ²+λ))^m)/σ vᵢuᵢᵀv: m passes of iterated Tikhonov."""
 
+    @abstractmethod
+    def effective_dimension(self) -> Scalar:
+        """Σ σ²/(σ²+λ)."""
+
 
 class AbstractMethod(eqx.Module):
     """How a filter is realised; stateless, so that it is a static part of a compiled right-hand side."""
@@ -54,14 +58,25 @@ class Cholesky(AbstractMethod):
         # λ = 0 only where D = 0 at the start; any damping then gives θ' = 0.
         damping = jnp.where(lam > 0, lam, 1)
         factor = jnp.linalg.cholesky(G + damping * jnp.eye(G.shape[0], dtype=G.dtype))
-        return SampleFactor(A, factor) if n <= K else ParameterFactor(A, factor)
+        return (SampleFactor if n <= K else ParameterFactor)(A, factor, damping)
 
 
-class SampleFactor(AbstractFactor):
-    """L Lᵀ = AAᵀ + λ (n, n)."""
+class CholeskyFactor(AbstractFactor):
+    """L Lᵀ = the smaller Gram matrix + λ, (m, m)."""
 
     A: WeightedJacobian
-    factor: Float[Array, "n n"]
+    factor: Float[Array, "m m"]
+    lam: Scalar
+
+    def effective_dimension(self) -> Scalar:
+        """Σ σ²/(σ²+λ) = m − λ |L⁻¹|²_F, to the Gram matrix's rounding relative to λ; m³/3 work."""
+        eye = jnp.eye(self.factor.shape[0], dtype=self.factor.dtype)
+        inverse = jsl.solve_triangular(self.factor, eye, lower=True)
+        return self.factor.shape[0] - self.lam * jnp.sum(inverse**2)
+
+
+class SampleFactor(CholeskyFactor):
+    """L Lᵀ = AAᵀ + λ (n, n)."""
 
     def damped(self, v: Float[Array, " n"], passes: int) -> Float[Array, " K"]:
         """Aᵀz with m passes on z."""
@@ -71,11 +86,8 @@ class SampleFactor(AbstractFactor):
         return self.A.rmv(z)
 
 
-class ParameterFactor(AbstractFactor):
+class ParameterFactor(CholeskyFactor):
     """L Lᵀ = AᵀA + λ (K, K)."""
-
-    A: WeightedJacobian
-    factor: Float[Array, "K K"]
 
     def damped(self, v: Float[Array, " n"], passes: int) -> Float[Array, " K"]:
         """M passes of θ ← θ + (AᵀA+λ)⁻¹Aᵀ(v − Aθ)."""
@@ -105,6 +117,11 @@ class SpectralFactor(AbstractFactor):
     sigma: Float[Array, " k"]
     Vt: Float[Array, "k K"]
     lam: Scalar
+
+    def effective_dimension(self) -> Scalar:
+        """Σ σ²/(σ²+λ), 0 for D = 0."""
+        total = self.sigma**2 + self.lam
+        return jnp.sum(jnp.where(total > 0, self.sigma**2 / jnp.where(total > 0, total, 1), 0))
 
     def damped(self, v: Float[Array, " n"], passes: int) -> Float[Array, " K"]:
         """The damped filter on the spectrum."""
