@@ -8,7 +8,7 @@ from problems import WIDE_N, WIDE_Q, flat_params, perceptron, prescribed, wide, 
 from tolerances import tol
 
 import chordflow as cf
-from chordflow.jacobian import available_memory, require_memory
+from chordflow.memory import available_memory, require_memory
 from chordflow.solve import WeightedJacobian
 
 ROUNDING, SUMS = tol("float64", "rounding"), tol("float64", "sums")

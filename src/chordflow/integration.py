@@ -25,8 +25,8 @@ from chordflow.arguments import (
 from chordflow.events import AbstractEvent, VelocityUnreachable, first_event
 from chordflow.filters import AbstractFilter
 from chordflow.flows import Flow
-from chordflow.jacobian import require_memory
 from chordflow.measures import MEASURES, RANK_MEASURES, Moment
+from chordflow.memory import require_memory
 from chordflow.problem import Problem, is_concrete
 from chordflow.results import RESULTS, FlowError, from_diffrax, is_okay
 from chordflow.solve import AbstractMethod, RankPolicy, WeightedJacobian, default_method, realise
@@ -137,7 +137,7 @@ def evolve(
     solver
         A diffrax solver; Dopri5 by default. Implicit ones pay off for the standard flow with K up to about 500.
     linear_solver
-        ``cf.solve.Cholesky()`` or ``cf.solve.SVD()``; chosen by the filter if None.
+        ``cf.solve.Cholesky()`` or ``cf.solve.SVD()``; chosen by the filter and the size of D if None.
     save
         Names among outputs, cost, params, spectrum, effective_dimension, unreachable_fraction, speed, or a mapping
         name -> fn(t, params) (None for a built-in name).
@@ -185,7 +185,8 @@ def evolve(
         raise ValueError(f"evolve: flow must be a cf.Flow such as cf.adapted(), got {type(flow).__name__}")
     require_kind("problem", problem, Problem, "a cf.Problem")
     solver = diffrax.Dopri5() if solver is None else solver
-    method = default_method(flow.filter) if linear_solver is None else linear_solver
+    shape = problem.jacobian(params).shape
+    method = default_method(flow.filter, shape) if linear_solver is None else linear_solver
     require_kind("solver", solver, diffrax.AbstractSolver, "a diffrax solver such as diffrax.Tsit5()")
     require_kind("linear_solver", method, AbstractMethod, "cf.solve.Cholesky() or cf.solve.SVD()")
     theta, _ = problem.ravel(params)

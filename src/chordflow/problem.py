@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, PyTree
 
 from chordflow.jacobian import Jacobian, OutputsLike, PerSample
 from chordflow.losses import AbstractLoss, SquaredError
+from chordflow.parameters import trainable_spec
 
 Flat = Float[Array, " n"]
 
@@ -220,7 +221,7 @@ class Problem(eqx.Module):
 
     def partition(self, params: PyTree) -> tuple[PyTree, PyTree]:
         """(trainable, frozen) parts of the parameters, None where the other part has the leaf."""
-        spec = _trainable_spec(params, self.trainable)
+        spec = trainable_spec(params, self.trainable)
         return eqx.partition(params, spec)
 
     def ravel(self, params: PyTree) -> tuple[Float[Array, " K"], Callable[[Float[Array, " K"]], PyTree]]:
@@ -374,41 +375,3 @@ def _check_shape(term: Term, params: PyTree) -> None:
         raise ValueError(f"the model returns shape {out.shape} for one input but targets have {expected} per sample")
     if out.dtype != term.targets.dtype:
         raise ValueError(f"the model returns {out.dtype} but targets are {term.targets.dtype}: cast one to the other")
-
-
-def _trainable_spec(params: PyTree, trainable: PyTree) -> PyTree:
-    leaves = jax.tree.leaves(params)
-    if any(eqx.is_inexact_array(leaf) and jnp.iscomplexobj(leaf) for leaf in leaves):
-        raise ValueError("complex parameters are not supported: split them into real and imaginary parts")
-    if trainable is None:
-        spec = jax.tree.map(eqx.is_inexact_array, params)
-    elif callable(trainable):
-        spec = jax.tree.map(lambda leaf: eqx.is_inexact_array(leaf) and bool(trainable(leaf)), params)
-    else:
-        spec = _broadcast_prefix(trainable, params)
-    if not any(jax.tree.leaves(spec)):
-        kinds = sorted({str(getattr(leaf, "dtype", type(leaf).__name__)) for leaf in leaves})
-        raise ValueError(f"no trainable parameters: a floating array is needed, got {', '.join(kinds) or 'no leaves'}")
-    kinds = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(eqx.filter(params, spec))})
-    if len(kinds) > 1:
-        raise ValueError(
-            f"trainable parameters must have one dtype, got {' and '.join(kinds)}: cast them or freeze some"
-        )
-    return spec
-
-
-def _broadcast_prefix(trainable: PyTree, params: PyTree) -> PyTree:
-    def fill(flag, subtree):
-        if not isinstance(flag, (bool, np.bool_)):
-            raise ValueError(f"trainable must hold booleans, got {flag!r}")
-        return jax.tree.map(lambda leaf: bool(flag) and eqx.is_inexact_array(leaf), subtree)
-
-    try:
-        return jax.tree.map(fill, trainable, params)
-    except ValueError as error:
-        if "must hold booleans" in str(error):
-            raise
-        raise ValueError(
-            f"trainable must be None, a predicate or a prefix of the parameters' tree {jax.tree.structure(params)}, "
-            f"got {jax.tree.structure(trainable)}"
-        ) from None

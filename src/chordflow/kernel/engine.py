@@ -1,32 +1,51 @@
 """The Gram program: factors of all blocks, then tiles of the matrix, of which symmetry saves half."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, DTypeLike, PyTree
+from jaxtyping import Array, PyTree
 
 from chordflow.kernel import contract
-from chordflow.kernel.factors import Factors, batch_factors
+from chordflow.kernel.budget import Budget, Kind, fit
+from chordflow.kernel.factors import Factors, batch_factors, finish
 from chordflow.kernel.plan import Group, choose
 from chordflow.kernel.samples import Blocks, PerSample
 from chordflow.kernel.trace import Traced, find_uses
 
-TILE = 256  # rows and columns of a tile of the matrix: factors and tile stay in the second-level cache
+
+class Setup(NamedTuple):
+    """What is known from shapes: uses of each block's function, contraction of each leaf, tiles and memory."""
+
+    traces: tuple[Traced, ...]
+    groups: tuple[Group, ...]
+    budget: Budget
+    dtype: Any
+
+    @classmethod
+    def of(cls, blocks: Blocks, theta: PyTree, others: Blocks | None, kind: Kind, options: "Options") -> "Setup":
+        """Trace the functions and decide; arrays may be shapes. Raises MemoryError where nothing fits."""
+        leaves, tree = jax.tree.flatten(theta)
+
+        def trace(block: PerSample) -> Traced:
+            sample = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), block.samples)
+            return find_uses(lambda leaves, sample: block.at(jax.tree.unflatten(tree, leaves), sample), leaves, sample)
+
+        traces = tuple(trace(block) for block in blocks)
+        groups = choose(traces, [leaf.size for leaf in leaves], max(map(num_samples, blocks)))
+        dtype = options.accumulate or jnp.result_type(*(trace.out for trace in traces))
+        samples = [block.samples for block in blocks], None if others is None else [block.samples for block in others]
+        return cls(traces, groups, fit(traces, groups, leaves, samples, kind, dtype, options.memory), dtype)
 
 
-def trace_blocks(blocks: Blocks, theta: PyTree) -> tuple[Traced, ...]:
-    """Uses of the leaves of θ in the function of each block."""
-    leaves, tree = jax.tree.flatten(theta)
+class Options(NamedTuple):
+    """Choices of the caller: bytes that may be used, dtype of sums."""
 
-    def trace(block: PerSample) -> Traced:
-        sample = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), block.samples)
-        return find_uses(lambda leaves, sample: block.at(jax.tree.unflatten(tree, leaves), sample), leaves, sample)
-
-    return tuple(trace(block) for block in blocks)
+    memory: int | None = None
+    accumulate: Any = None
 
 
 def num_samples(block: PerSample) -> int:
@@ -34,103 +53,89 @@ def num_samples(block: PerSample) -> int:
     return jax.tree.leaves(block.samples)[0].shape[0]
 
 
-def plan_groups(traces: Sequence[Traced], theta: PyTree, blocks: Blocks) -> tuple[Group, ...]:
-    """The contraction of each leaf, common to all blocks."""
-    sizes = [leaf.size for leaf in jax.tree.leaves(theta)]
-    return choose(traces, sizes, max(num_samples(block) for block in blocks))
-
-
-@eqx.filter_jit
-def full(blocks: Blocks, theta: PyTree, others: Blocks | None, dtype: DTypeLike | None) -> Array:
-    """G (n, m), rows block-, sample-, output-major; ``others`` None: m = n and only one triangle is computed."""
-    return _matrix(blocks, theta, others, dtype, contract.full_tile, outputs_per_sample=True)
-
-
-@eqx.filter_jit
-def traced(blocks: Blocks, theta: PyTree, others: Blocks | None, dtype: DTypeLike | None) -> Array:
-    """Σ_q G[n q, m q] (N, M)."""
-    return _matrix(blocks, theta, others, dtype, contract.trace_tile, outputs_per_sample=False)
-
-
-@eqx.filter_jit
-def diagonal_blocks(blocks: Blocks, theta: PyTree, dtype: DTypeLike | None) -> tuple[Array, ...]:
-    """G[n q, n r] (N, Q, Q) of each block."""
-    traces = trace_blocks(blocks, theta)
-    groups = plan_groups(traces, theta, blocks)
+def matrix(blocks: Blocks, theta: PyTree, others: Blocks | None, kind: Kind, options: Options) -> Array:
+    """G (n, m), rows block-, sample-, output-major, or its trace over outputs (N, M); ``others`` None: symmetric."""
+    setup = Setup.of(blocks, theta, others, kind, options)
     leaves = jax.tree.leaves(theta)
-
-    def one(traced: Traced, sample: Any) -> Array:
-        single = jax.tree.map(lambda x: x[None], sample)
-        factors = batch_factors(traced, groups, leaves)(single)
-        return contract.full_tile(factors, factors, dtype or traced.out.dtype)[0, :, 0]
-
-    return tuple(
-        lax.map(lambda sample, t=trace: one(t, sample), block.samples, batch_size=TILE)
-        for block, trace in zip(blocks, traces, strict=True)
-    )
-
-
-def _matrix(
-    blocks: Blocks,
-    theta: PyTree,
-    others: Blocks | None,
-    dtype: DTypeLike | None,
-    tile: Callable[[Factors, Factors, DTypeLike], Array],
-    *,
-    outputs_per_sample: bool,
-) -> Array:
-    leaves = jax.tree.leaves(theta)
-    traces = trace_blocks(blocks, theta)
-    groups = plan_groups(traces, theta, blocks)
-    dtype = dtype or jnp.result_type(*(trace.out for trace in traces))
-
-    def factors_of(some: Blocks) -> list[Factors]:
-        return [batch_factors(t, groups, leaves)(block.samples) for t, block in zip(traces, some, strict=True)]
-
-    rows = factors_of(blocks)
-    cols = rows if others is None else factors_of(others)
-    widths = [trace.out.shape[0] if outputs_per_sample else 1 for trace in traces]
-    row_sizes = [num_samples(block) for block in blocks]
-    col_sizes = row_sizes if others is None else [num_samples(block) for block in others]
-    total = [sum(n * q for n, q in zip(sizes, widths, strict=True)) for sizes in (row_sizes, col_sizes)]
-    G = jnp.zeros(total, dtype)
+    rows = [_Side.of(t, setup, leaves, block) for t, block in zip(setup.traces, blocks, strict=True)]
+    cols = rows
+    if others is not None:
+        cols = [_Side.of(t, setup, leaves, block) for t, block in zip(setup.traces, others, strict=True)]
+    tile = contract.full_tile if kind == "full" else contract.trace_tile
+    widths = [trace.out.shape[0] if kind == "full" else 1 for trace in setup.traces]
+    total = [sum(s.num * q for s, q in zip(sides, widths, strict=True)) for sides in (rows, cols)]
+    G = jnp.zeros(total, setup.dtype)
     r0 = 0
     for k, row in enumerate(rows):
         c0 = 0
         for j, col in enumerate(cols):
             if others is not None or k <= j:
-                spot = _Spot(r0, c0, widths[k], widths[j], row_sizes[k], col_sizes[j], others is None, k == j)
-                G = _fill(G, row, col, spot, lambda a, b: tile(a, b, dtype))
-            c0 += widths[j] * col_sizes[j]
-        r0 += widths[k] * row_sizes[k]
+                spot = _Spot(r0, c0, widths[k], widths[j], mirrored=others is None, triangle=others is None and k == j)
+                G = _fill(G, row, col, spot, lambda a, b: tile(a, b, setup.dtype))
+            c0 += widths[j] * col.num
+        r0 += widths[k] * row.num
     return G
 
 
-class _Spot(eqx.Module):
+def diagonal_blocks(blocks: Blocks, theta: PyTree, options: Options) -> tuple[Array, ...]:
+    """G[n q, n r] (N, Q, Q) of each block."""
+    setup = Setup.of(blocks, theta, None, "blocks", options)
+    leaves = jax.tree.leaves(theta)
+
+    def one(traced: Traced, sample: Any) -> Array:
+        single = jax.tree.map(lambda x: x[None], sample)
+        factors = finish(traced, setup.groups, batch_factors(traced, setup.groups, leaves)(single))
+        return contract.full_tile(factors, factors, setup.dtype)[0, :, 0]
+
+    return tuple(
+        lax.map(lambda sample, t=trace: one(t, sample), block.samples, batch_size=setup.budget.step)
+        for block, trace in zip(blocks, setup.traces, strict=True)
+    )
+
+
+class _Side(NamedTuple):
+    """Factors of one block, for some samples at a time: cut from those of all, or computed when they are needed."""
+
+    num: int
+    step: int  # samples in one tile
+    factors: Callable[[Any, int], Factors]
+
+    @classmethod
+    def of(cls, traced: Traced, setup: Setup, leaves: Sequence[Array], block: PerSample) -> "_Side":
+        compute = batch_factors(traced, setup.groups, leaves)
+        source = block.samples if setup.budget.blocked else compute(block.samples)
+
+        def factors(start: Any, length: int) -> Factors:
+            part = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, length), source)
+            return finish(traced, setup.groups, compute(part) if setup.budget.blocked else part)
+
+        num = num_samples(block)
+        return cls(num, min(num, setup.budget.step), factors)
+
+
+class _Spot(NamedTuple):
     """Where a pair of blocks lies in the matrix, in entries, and which part of it is computed."""
 
     row: int
     col: int
     q: int
     r: int
-    n: int
-    m: int
     mirrored: bool
     triangle: bool
 
 
-def _fill(G: Array, rows: Factors, cols: Factors, spot: _Spot, tile: Callable[[Factors, Factors], Array]) -> Array:
+def _fill(G: Array, rows: _Side, cols: _Side, spot: _Spot, tile: Callable[[Factors, Factors], Array]) -> Array:
     """Write the tiles of one pair of blocks; the last of a ragged row overlaps the one before, with equal entries."""
-    step_n, step_m = min(spot.n, max(1, TILE // spot.q)), min(spot.m, max(1, TILE // spot.r))
     starts = [
-        (min(i, spot.n - step_n), min(j, spot.m - step_m))
-        for i in range(0, spot.n, step_n)
-        for j in range(i if spot.triangle else 0, spot.m, step_m)
+        (min(i, rows.num - rows.step), min(j, cols.num - cols.step))
+        for i in range(0, rows.num, rows.step)
+        for j in range(i if spot.triangle else 0, cols.num, cols.step)
     ]
 
     def write(G: Array, start: tuple[Any, Any]) -> tuple[Array, None]:
         i, j = start
-        part = tile(_cut(rows, i, step_n), _cut(cols, j, step_m)).reshape(step_n * spot.q, step_m * spot.r)
+        part = tile(rows.factors(i, rows.step), cols.factors(j, cols.step))
+        part = part.reshape(rows.step * spot.q, cols.step * spot.r)
         G = lax.dynamic_update_slice(G, part, (spot.row + i * spot.q, spot.col + j * spot.r))
         if spot.mirrored:
             G = lax.dynamic_update_slice(G, part.T, (spot.col + j * spot.r, spot.row + i * spot.q))
@@ -142,5 +147,7 @@ def _fill(G: Array, rows: Factors, cols: Factors, spot: _Spot, tile: Callable[[F
     return lax.scan(write, G, (i, j))[0]
 
 
-def _cut(factors: Factors, start: Any, length: int) -> Factors:
-    return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, length), factors)
+@eqx.filter_jit
+def gram_matrix(blocks: Blocks, theta: PyTree, others: Blocks | None = None, options: Options | None = None) -> Array:
+    """G (n, m) of all blocks, compiled."""
+    return matrix(blocks, theta, others, "full", options or Options())

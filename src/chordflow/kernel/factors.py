@@ -24,38 +24,63 @@ class Part(eqx.Module):
 
 
 class Factors(eqx.Module):
-    """One block's samples: ``columns`` (N, Q, K') of all leaves with that rule, and per group of pairs its parts."""
+    """One block's samples: finished ``columns`` (N, Q, K') of D; ``forming``, per leaf and use the (X, H) of further
+    columns; ``pairs``, per group of pairs its parts.
+    """
 
     columns: Array | None
+    forming: tuple[tuple[tuple[Operand, Array], ...], ...]
     pairs: tuple[tuple[Part, ...], ...]
 
 
 def sample_factors(traced: Traced, groups: Sequence[Group], leaves: Sequence[Array], sample: Any) -> Factors:
     """Factors of one sample, without the axis N."""
+    q = traced.out.shape[0]
     if traced.forward_only:
         jac = jax.jacfwd(lambda leaves: traced.run(leaves, sample, _zeros(traced))[0])(list(leaves))
-        flat = [jac[group.leaf].reshape(traced.out.shape[0], -1) for group in groups]
-        return Factors(jnp.concatenate(flat, axis=1), ())
+        return Factors(_beside([jac[group.leaf].reshape(q, -1) for group in groups]), (), ())
     tapped = [group.leaf for group in groups if group.leaf in traced.direct]
 
     def fn(taps: list[Array], at_leaves: dict[int, Array]) -> tuple[Array, list[Array | None]]:
         return traced.run([at_leaves.get(i, leaf) for i, leaf in enumerate(leaves)], sample, taps)
 
     out, pull, records = jax.vjp(fn, _zeros(traced), {i: leaves[i] for i in tapped}, has_aux=True)
-    cotangents, direct = jax.vmap(pull)(jnp.eye(out.size, dtype=out.dtype))
+    cotangents, direct = jax.vmap(pull)(jnp.eye(q, dtype=out.dtype))
     seen = _Seen(traced, records, cotangents)
-    columns = [
-        (direct[group.leaf] if group.leaf in direct else seen.jacobian(group.leaf, leaves[group.leaf])).reshape(
-            out.size, -1
-        )
+    finished = [
+        direct[group.leaf].reshape(q, -1) if group.leaf in direct else seen.jacobian(group.leaf, leaves[group.leaf])
         for group in groups
-        if group.rule == "columns"
+        if group.rule == "columns" and not group.later
     ]
-    dtype = jnp.result_type(out, *leaves)
     return Factors(
-        jnp.concatenate([c.astype(dtype) for c in columns], axis=1) if columns else None,
+        _beside(finished),
+        tuple(tuple((x, h) for _, x, h in seen.of(group.leaf)) for group in groups if group.later),
         tuple(seen.parts(group) for group in groups if group.rule == "pairs"),
     )
+
+
+def finish(traced: Traced, groups: Sequence[Group], factors: Factors) -> Factors:
+    """All columns formed; ``factors`` with the leading axis N."""
+    if not factors.forming:
+        return factors
+    columns = [] if factors.columns is None else [factors.columns]
+    for group, terms in zip([group for group in groups if group.later], factors.forming, strict=True):
+        uses = [use for use in traced.uses if use.view.leaf == group.leaf]
+        columns.append(jax.vmap(lambda terms, uses=uses: _form(uses, terms))(terms))
+    return Factors(_beside(columns), (), factors.pairs)
+
+
+def _form(uses: Sequence[Use], terms: Sequence[tuple[Operand, Array]]) -> Array:
+    """J (Q, K) of one leaf."""
+    parts = [use.jacobian(x, h) for use, (x, h) in zip(uses, terms, strict=True)]
+    return sum(parts[1:], parts[0]).reshape(parts[0].shape[0], -1)
+
+
+def _beside(columns: list[Array]) -> Array | None:
+    if not columns:
+        return None
+    dtype = jnp.result_type(*columns)
+    return jnp.concatenate([c.astype(dtype) for c in columns], axis=-1)
 
 
 def _zeros(traced: Traced) -> list[Array]:
@@ -79,10 +104,11 @@ class _Seen:
         return found
 
     def jacobian(self, leaf: int, like: Array) -> Array:
-        """J (Q, *leaf); zero for a leaf that the function does not read."""
-        terms = [use.jacobian(x, h) for use, x, h in self.of(leaf)]
-        q = self.traced.out.shape[0]
-        return sum(terms[1:], terms[0]) if terms else jnp.zeros((q, *like.shape), like.dtype)
+        """J (Q, K) of a leaf; zero where the function does not read it."""
+        found = self.of(leaf)
+        if not found:
+            return jnp.zeros((self.traced.out.shape[0], like.size), like.dtype)
+        return _form([use for use, _, _ in found], [(x, h) for _, x, h in found])
 
     def parts(self, group: Group) -> tuple[Part, ...]:
         """Parts of a group of pairs: uses of one orientation and kind together."""

@@ -1,5 +1,6 @@
 """Which contraction each leaf gets: decided from shapes alone, for all blocks of outputs together."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,9 @@ Rule = Literal["pairs", "columns"]
 # One pass over a tile (a multiplication and an addition per entry that wait for memory) against a multiply-add of a
 # matrix product that does not.
 PASS = 4.0
+
+# Rows and columns of a tile of the matrix: factors and tile stay in the second-level cache.
+TILE = 256
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Group:
     rule: Rule
     layout: Layout | None
     direct: str | None
+    later: bool = False  # columns formed for one tile at a time, because x and h take less memory
 
 
 def choose(traces: Sequence[Traced], sizes: Sequence[int], num_samples: int) -> tuple[Group, ...]:
@@ -38,14 +43,15 @@ def choose(traces: Sequence[Traced], sizes: Sequence[int], num_samples: int) -> 
         direct = next((why for why in reasons if why), None)
         layout = None if direct else _common_layout([use for uses in found for use in uses])
         if layout is None or direct:
-            groups.append(Group(leaf, (), "columns", None, direct))
+            later = not direct and _form_later(found, traces)
+            groups.append(Group(leaf, (), "columns", None, direct, later))
             continue
         biases = _biases(leaf, traces, [i for i in range(len(sizes)) if i not in merged])
         if _pairs_are_cheaper(found, traces, sizes[leaf] + sum(sizes[i] for i in biases), len(biases), num_samples):
             merged.update(dict.fromkeys(biases, leaf))
             groups.append(Group(leaf, biases, "pairs", layout, None))
         else:
-            groups.append(Group(leaf, (), "columns", layout, None))
+            groups.append(Group(leaf, (), "columns", layout, None, _form_later(found, traces)))
     return tuple(group for group in groups if group.leaf not in merged)
 
 
@@ -88,6 +94,21 @@ def _covers(host: Use, bias: Use) -> bool:
     """Whether each entry of the bias belongs to one column (b, d) of the product."""
     (host_a, host_b, host_d), (a, b, d) = host.h_axes, bias.h_axes
     return set(host_a) == set(a) and {*host_b, *host_d} == {*b, *d}
+
+
+def _form_later(found: Sequence[Sequence[Use]], traces: Sequence[Traced]) -> bool:
+    """Whether to keep x and h rather than J. Forming costs 2A/TILE of what a tile's product costs, each time."""
+    kept = formed = positions = 0
+    for uses, trace in zip(found, traces, strict=True):
+        if not uses:
+            return False
+        q = trace.out.shape[0]
+        for use in uses:
+            a, b, c, d = use.sizes
+            kept += a * b * ((1 if use.kind == "lookup" else c) + q * d)
+        formed += q * math.prod(uses[0].sizes[1:])
+        positions = max(positions, sum(use.sizes[0] for use in uses))
+    return kept < formed and 8 * positions <= TILE
 
 
 def _pairs_are_cheaper(
