@@ -1,16 +1,34 @@
 """Chordflow: train networks so that their outputs travel a known path, a straight line to the labels."""
 
-from chordflow import clocks, events, filters, flows, geometry, losses, solve, theory, velocities
+from chordflow import (
+    clocks,
+    data,
+    events,
+    filters,
+    flows,
+    geometry,
+    losses,
+    models,
+    solve,
+    theory,
+    velocities,
+    verification,
+)
 from chordflow.flows import Flow, adapted, along, interpolated, standard, straight
 from chordflow.integration import evolve, expected_steps
 from chordflow.losses import CrossEntropy, Loss, SquaredError
 from chordflow.problem import Problem, Term
+from chordflow.record import open_run
 from chordflow.results import RESULTS, FlowError
+from chordflow.training import FIT_RESULTS, Fit, FitState, fit
 from chordflow.trajectory import Trajectory
 
 __all__ = [
+    "FIT_RESULTS",
     "RESULTS",
     "CrossEntropy",
+    "Fit",
+    "FitState",
     "Flow",
     "FlowError",
     "Loss",
@@ -21,19 +39,24 @@ __all__ = [
     "adapted",
     "along",
     "clocks",
+    "data",
     "events",
     "evolve",
     "expected_steps",
     "filters",
+    "fit",
     "flows",
     "geometry",
     "interpolated",
     "losses",
+    "models",
+    "open_run",
     "solve",
     "standard",
     "straight",
     "theory",
     "velocities",
+    "verification",
 ]
 
 __version__ = "0.1.0"

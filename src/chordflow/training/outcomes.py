@@ -1,0 +1,79 @@
+"""How a fit can end, and what it leaves."""
+
+import equinox as eqx
+from jaxtyping import Array, Float, PyTree
+
+
+class FIT_RESULTS(eqx.Enumeration):  # noqa: N801
+    """Outcome of :func:`chordflow.fit`; the best parameters are kept in every case."""
+
+    target_reached = "C − C_min fell to the target."
+    gradient_small = "The gradient of the cost fell below gradient_tol: a stationary point."
+    no_progress = (
+        "The damping rose to its limit without a step that lowers the cost: a minimum to the precision of the dtype, "
+        "or a model that is not smooth."
+    )
+    step_limit = "max_steps was reached."
+    time_limit = "time_limit was reached."
+    not_finite = "The cost or its derivatives are not finite at the last good parameters."
+    running = "The fit has not ended."
+
+
+class History(eqx.Module):
+    """One row per step, rejected ones included; (T,) arrays. Under jit unused rows are NaN.
+
+    Attributes
+    ----------
+    cost
+        C (with the penalty) after the step.
+    damping
+        λ of the step.
+    gain
+        Actual over predicted decrease of the cost.
+    effective_dimension
+        Σ σ²/(σ²+λ).
+    unreachable_fraction
+        Part of the gradient, in the output metric, that damping holds back.
+    accepted
+        1 where the step was taken, 0 where it was rejected.
+    seconds
+        Wall-clock time since the start; NaN under jit.
+    """
+
+    cost: Float[Array, " T"]
+    damping: Float[Array, " T"]
+    gain: Float[Array, " T"]
+    effective_dimension: Float[Array, " T"]
+    unreachable_fraction: Float[Array, " T"]
+    accepted: Float[Array, " T"]
+    seconds: Float[Array, " T"]
+
+
+class FitState(eqx.Module):
+    """Everything the next step depends on: a fit restarted from it goes on exactly."""
+
+    theta: Float[Array, " K"]
+    cost: Float[Array, ""]
+    lam: Float[Array, ""]
+    num_steps: Array
+
+
+class Fit(eqx.Module):
+    """Result of :func:`chordflow.fit`."""
+
+    params: PyTree
+    cost: Float[Array, ""]
+    history: History
+    result: FIT_RESULTS
+    state: FitState
+    order: int = eqx.field(static=True)
+    """2 where the line was followed by second derivatives, 1 where the model has no forward derivative."""
+
+    @property
+    def result_name(self) -> str:
+        """Name of the result code, as a string."""
+        return next(name for name, item in FIT_RESULTS._name_to_item.items() if bool(self.result == item))
+
+    def explain(self) -> str:
+        """What the result code means."""
+        return str(FIT_RESULTS[self.result])
