@@ -488,7 +488,7 @@ add(
         ),
         "eps below the floor of Cholesky": (
             r"eps = 1e-12 is below what the factorisation can see in float64 .*SVD",
-            lambda: evolve(cf.straight(eps=1e-12)),
+            lambda: evolve(cf.straight(eps=1e-12), linear_solver=cf.solve.Cholesky()),
         ),
         "eps below the floor of the SVD": (
             r"eps = 1e-17 is below what the factorisation can see",
@@ -496,7 +496,7 @@ add(
         ),
         "the default eps in float32": (
             r"eps = 1e-06 is below .* float32 .* larger eps",
-            lambda: short(rtol=1e-4, atol=1e-6),
+            lambda: short(rtol=1e-4, atol=1e-6, linear_solver=cf.solve.Cholesky()),
         ),
         "a cutoff by Cholesky": (
             r"Cutoff needs a spectrum: use linear_solver=cf.solve.SVD\(\)",
@@ -525,7 +525,7 @@ def _() -> Any:
 @case("more outputs than fit", r"Gram matrix of n = 8 outputs needs .* GiB but .* GiB are available", "MemoryError")
 def _() -> Any:
     with memory("500"):
-        return evolve(ts=[1.0])
+        return evolve(ts=[1.0], linear_solver=cf.solve.Cholesky())
 
 
 @case("a dense Jacobian that does not fit", r"the Jacobian \(8 x 32\) needs", "MemoryError")

@@ -239,7 +239,8 @@ def test_a_filter_without_eps_gets_that_of_the_default(filter_):
     policy = RankPolicy.of(filter_, jnp.asarray(1.0), 1e-8)
     assert float(policy.eps) == 1e-6
     assert policy.passes == 2
-    assert isinstance(default_method(filter_), SVD if isinstance(filter_, (Cutoff, Power)) else Cholesky)
+    assert isinstance(default_method(filter_, (100, 1000)), SVD if isinstance(filter_, (Cutoff, Power)) else Cholesky)
+    assert isinstance(default_method(filter_, (20, 10)), SVD)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

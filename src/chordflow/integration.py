@@ -168,7 +168,8 @@ def evolve(
     Notes
     -----
     Works under jit and vmap over params; buffers then keep their full length. Reverse-mode differentiation goes
-    through diffrax's checkpointed adjoint, at its cost. One right-hand side of an inverting filter costs one Gram
+    through diffrax's checkpointed adjoint, at its cost; give it ``cf.solve.Cholesky()``, because derivatives of an SVD
+    are singular where singular values coincide. One right-hand side of an inverting filter costs one Gram
     matrix and Cholesky factor of min(n, K); of the standard flow one forward and one reverse pass. Damping is frozen
     at the start. The last good state survives every failure.
 
