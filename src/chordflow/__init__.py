@@ -16,6 +16,7 @@ from chordflow import (
 )
 from chordflow.flows import Flow, adapted, along, interpolated, standard, straight
 from chordflow.integration import evolve, expected_steps
+from chordflow.kernel import GramPlan, gram, gram_blocks, gram_mv, gram_plan, gram_trace
 from chordflow.losses import CrossEntropy, Loss, SquaredError
 from chordflow.problem import Problem, Term
 from chordflow.record import open_run
@@ -31,6 +32,7 @@ __all__ = [
     "FitState",
     "Flow",
     "FlowError",
+    "GramPlan",
     "Loss",
     "Problem",
     "SquaredError",
@@ -47,6 +49,11 @@ __all__ = [
     "fit",
     "flows",
     "geometry",
+    "gram",
+    "gram_blocks",
+    "gram_mv",
+    "gram_plan",
+    "gram_trace",
     "interpolated",
     "losses",
     "models",

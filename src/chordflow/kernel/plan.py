@@ -32,6 +32,7 @@ class Group:
     layout: Layout | None
     direct: str | None
     later: bool = False  # columns formed for one tile at a time, because x and h take less memory
+    work: tuple[float, float] = (0.0, 0.0)  # multiply-adds for each pair of samples: by pairs, by columns
 
 
 def choose(traces: Sequence[Traced], sizes: Sequence[int], num_samples: int) -> tuple[Group, ...]:
@@ -47,11 +48,12 @@ def choose(traces: Sequence[Traced], sizes: Sequence[int], num_samples: int) -> 
             groups.append(Group(leaf, (), "columns", None, direct, later))
             continue
         biases = _biases(leaf, traces, [i for i in range(len(sizes)) if i not in merged])
-        if _pairs_are_cheaper(found, traces, sizes[leaf] + sum(sizes[i] for i in biases), len(biases), num_samples):
+        work = _work(found, traces, sizes[leaf] + sum(sizes[i] for i in biases), len(biases), num_samples)
+        if work[0] <= work[1]:
             merged.update(dict.fromkeys(biases, leaf))
-            groups.append(Group(leaf, biases, "pairs", layout, None))
+            groups.append(Group(leaf, biases, "pairs", layout, None, work=work))
         else:
-            groups.append(Group(leaf, (), "columns", layout, None, _form_later(found, traces)))
+            groups.append(Group(leaf, (), "columns", layout, None, _form_later(found, traces), work))
     return tuple(group for group in groups if group.leaf not in merged)
 
 
@@ -111,10 +113,10 @@ def _form_later(found: Sequence[Sequence[Use]], traces: Sequence[Traced]) -> boo
     return kept < formed and 8 * positions <= TILE
 
 
-def _pairs_are_cheaper(
+def _work(
     found: Sequence[Sequence[Use]], traces: Sequence[Traced], num_entries: int, num_biases: int, num_samples: int
-) -> bool:
-    """N²A²b(c + Q²d) against N²Q²bcd and the work of forming it, for the largest of the blocks."""
+) -> tuple[float, float]:
+    """A²b(c + Q²d) against Q²bcd and the work of forming it, for a pair of samples, summed over blocks."""
     pairs = columns = 0.0
     for uses, trace in zip(found, traces, strict=True):
         q = trace.out.shape[0]
@@ -123,7 +125,7 @@ def _pairs_are_cheaper(
         for one in uses:
             for two in uses:
                 pairs += _pair_work(one, two, q, num_biases)
-    return pairs <= columns
+    return pairs, columns
 
 
 def _pair_work(one: Use, two: Use, q: int, num_biases: int) -> float:

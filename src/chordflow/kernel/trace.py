@@ -8,6 +8,7 @@ recorded, which is x. What has no rule is a reason, and its leaf gets one tap on
 """
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -370,3 +371,37 @@ def _patches(x: Array, kernel: tuple[int, ...], out: tuple[int, ...], params: An
     patches = jnp.stack(slices, axis=-2)
     patches = patches.reshape(*patches.shape[:-1], groups, x.shape[-1] // groups)
     return jnp.moveaxis(patches, -2, -3)
+
+
+# What moves numbers or compares them is free in a compiler's count; transcendental functions are counted apart.
+FREE = {
+    "reshape", "squeeze", "transpose", "broadcast_in_dim", "rev", "slice", "dynamic_slice", "dynamic_update_slice",
+    "gather", "concatenate", "pad", "iota", "copy", "copy_p", "convert_element_type", "stop_gradient", "split",
+    "tanh", "exp", "log", "log1p", "expm1", "sin", "cos", "logistic", "erf", "erf_inv", "rsqrt", "sqrt", "pow",
+}  # fmt: skip
+
+
+def count_flops(fn: Callable[..., Any], *args: Any) -> float:
+    """Floating-point operations of ``fn``, from shapes alone: 2 for a multiply-add, 1 for other arithmetic."""
+    return _flops(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def _flops(jaxpr: Any) -> float:
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        name, size = eqn.primitive.name, eqn.outvars[0].aval.size if eqn.outvars else 0
+        inner = [getattr(p, "jaxpr", p) for p in eqn.params.values() if hasattr(getattr(p, "jaxpr", p), "eqns")]
+        if inner:
+            total += sum(map(_flops, inner)) * (eqn.params["length"] if name == "scan" else 1)
+        elif name == "dot_general":
+            (contract, _), _ = eqn.params["dimension_numbers"]
+            lhs = eqn.invars[0].aval.shape
+            total += 2 * size * math.prod(lhs[i] for i in contract)
+        elif name == "conv_general_dilated":
+            spec = eqn.params["dimension_numbers"].rhs_spec
+            total += 2 * size * eqn.invars[1].aval.size / eqn.invars[1].aval.shape[spec[0]]
+        elif name.startswith(("reduce", "scatter")):
+            total += eqn.invars[-1 if name.startswith("scatter") else 0].aval.size
+        elif name not in FREE:
+            total += size
+    return total
