@@ -21,7 +21,7 @@ from chordflow.filters import AbstractFilter, Damped, Interpolated
 from chordflow.flows import Flow, adapted, straight
 from chordflow.geometry import transfer
 from chordflow.integration import evolve
-from chordflow.jacobian import require_memory
+from chordflow.memory import require_memory
 from chordflow.problem import Problem
 from chordflow.results import RESULTS, is_okay
 from chordflow.solve import SVD, RankPolicy, WeightedJacobian, realise
@@ -283,8 +283,8 @@ class Evidence:
 
     def _run(self, flow: Flow, ts: Any, **options: Any) -> Trajectory:
         K = self.problem.ravel(self.params)[0].size
-        # Dense output keeps 9 K numbers for each of max_steps: room for a quarter of a GiB, and not for too few steps.
-        steps = int(np.clip(2**28 // (72 * K), 256, 4096)) if options.get("dense") else 4096
+        # Dense output keeps 9 K numbers for each of max_steps: room for a quarter of a GiB, but for enough steps.
+        steps = int(np.clip(2**28 // (72 * K), 64, 4096)) if options.get("dense") else 4096
         return evolve(
             self.problem,
             self.params,
