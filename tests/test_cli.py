@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 
+import jax
 import matplotlib.image
 import numpy as np
 import pytest
 import xarray
 
+import chordflow as cf
 from chordflow import theory
 from chordflow.cli import main
 
@@ -75,6 +77,30 @@ def test_one_hot_cross_entropy_is_said_to_have_no_finite_equilibrium_and_still_r
     assert "straight: left out" in said
     assert "no finite equilibrium" in said
     assert xarray.open_dataset(tmp_path / "r" / "adapted.nc").attrs["result"] == "successful"
+
+
+def test_verify_exits_0_where_all_holds_and_1_where_not(tmp_path, capsys, monkeypatch):
+    words = ["data.samples=3", "model.widths=8"]
+    assert main(["verify", *words]) == 0
+    assert "0 do not hold" in capsys.readouterr().out
+    wrong = cf.Problem.descent
+    monkeypatch.setattr(cf.Problem, "descent", lambda self, x: jax.tree.map(lambda u: 1.01 * u, wrong(self, x)))
+    assert main(["verify", *words, "seed=1"]) == 1
+    assert "does not hold" in capsys.readouterr().out
+
+
+def test_a_network_of_the_users_own_is_found_in_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "mynetwork.py").write_text(
+        "import jax.numpy as jnp\n\n"
+        "def network(input_shape, num_outputs, seed):\n"
+        "    params = jnp.full((input_shape[0], num_outputs), 0.01 * (seed + 1))\n"
+        "    return (lambda w, z: jnp.tanh(z) @ w), params\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    words = ["data.name=diabetes", "data.samples=5", "flows=straight", "saves=3", "model.name=mynetwork:network"]
+    assert main(["run", *words, "out=r"]) == 0
+    assert float(xarray.open_dataset(tmp_path / "r" / "straight.nc")["cost"][-1]) < 1e-12
 
 
 def test_other_data_losses_and_clocks(tmp_path):

@@ -1,6 +1,7 @@
 """Command line: arguments → config → experiment. No numerics."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +23,8 @@ VERIFY_SAMPLES = 20
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 on success, 1 where a verified statement does not hold, 2 on a user's mistake (one line)."""
     arguments = _parser().parse_args(argv)
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # model.name = mymodule:network is looked for here too, as with `python -m`
     import jax
 
     # Flows need float64, and this process is ours: the library itself changes no flag.
@@ -100,7 +103,12 @@ def _verify(arguments: argparse.Namespace) -> int:
         # Dense Jacobians and projections: the main job's 200 samples would take minutes.
         words = [f"data.samples={VERIFY_SAMPLES}", *words]
     setting = Setting.build(_config(words))
-    checks = verification.verify(setting.problem(), setting.params)
+    problem = setting.problem()
+    count, samples = len(verification.STATEMENTS), problem.terms[0].targets.shape[0]
+    print(
+        f"checking {count} statements on {samples} samples of {setting.dataset.name} ...", file=sys.stderr, flush=True
+    )
+    checks = verification.verify(problem, setting.params)
     for line in verification.lines(checks):
         print(line, flush=True)
     return 0 if all(check.outcome != "does not hold" for check in checks) else 1
