@@ -14,10 +14,10 @@ class PerSample(eqx.Module):
     """One block of outputs: a per-sample function mapped over its samples, as a function of trainable parameters."""
 
     fn: Callable[[Any, Any], Array]
-    samples: PyTree[Array]
+    samples: PyTree
     frozen: PyTree
 
-    def at(self, theta: PyTree, sample: PyTree) -> Float[Array, " q"]:
+    def at(self, theta: PyTree, sample: PyTree) -> Any:
         """fn at one sample, frozen leaves filled in."""
         return self.fn(eqx.combine(theta, self.frozen), sample)
 
