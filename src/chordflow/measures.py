@@ -72,8 +72,9 @@ class Moment:
 
     @cached_property
     def speed(self) -> Float[Array, ""]:
-        """max |u|, the largest component of the velocity the outputs are told to have."""
-        return jnp.max(jnp.abs(self.flat_velocity))
+        """max |u|, the largest component of the velocity the outputs are told to have; absent samples do not count."""
+        counted = self.problem.inner_product > 0
+        return jnp.max(jnp.where(counted, jnp.abs(self.flat_velocity), 0))
 
 
 MEASURES: Mapping[str, Callable[[Moment], Any]] = {
