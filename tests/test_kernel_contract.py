@@ -231,3 +231,12 @@ def test_the_setup_is_the_same_for_shapes_and_arrays():
     one = Setup.of((PerSample(mlp, x, nothing(params)),), params, None, "full", Options(10**9))
     two = Setup.of((PerSample(mlp, shapes[1], nothing(params)),), shapes[0], None, "full", Options(10**9))
     assert (one.groups, one.budget) == (two.groups, two.budget)
+
+
+def test_rows_put_together_are_the_matrix():
+    params, x = dense_layers(3, 4, 2), normal(7, 3)
+    pieces = {where.start: piece for where, piece in cf.gram_rows(mlp, params, x, rows=3)}
+    assert list(pieces) == [0, 3, 6]
+    assert_close(jnp.concatenate(list(pieces.values())), dense_gram(mlp, params, x))
+    (whole,) = [piece for _, piece in cf.gram_rows(mlp, params, x)]
+    assert_close(whole, dense_gram(mlp, params, x))

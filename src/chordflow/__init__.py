@@ -16,7 +16,7 @@ from chordflow import (
 )
 from chordflow.flows import Flow, adapted, along, interpolated, standard, straight
 from chordflow.integration import evolve, expected_steps
-from chordflow.kernel import GramPlan, gram, gram_blocks, gram_mv, gram_plan, gram_trace
+from chordflow.kernel import GramPlan, gram, gram_blocks, gram_mv, gram_plan, gram_rows, gram_trace
 from chordflow.losses import CrossEntropy, Loss, SquaredError
 from chordflow.problem import Problem, Term
 from chordflow.record import open_run
@@ -53,6 +53,7 @@ __all__ = [
     "gram_blocks",
     "gram_mv",
     "gram_plan",
+    "gram_rows",
     "gram_trace",
     "interpolated",
     "losses",

@@ -1,7 +1,7 @@
 """The Gram engine: G = DDᵀ of per-sample functions from layer inputs and output cotangents, without D."""
 
 from chordflow.kernel.engine import Options, Setup, diagonal_blocks, gram_matrix, matrix
-from chordflow.kernel.public import gram, gram_blocks, gram_mv, gram_plan, gram_trace
+from chordflow.kernel.public import gram, gram_blocks, gram_mv, gram_plan, gram_rows, gram_trace
 from chordflow.kernel.report import GramPlan
 from chordflow.kernel.samples import Blocks, PerSample, dense, outputs, pull, push
 
@@ -18,6 +18,7 @@ __all__ = [
     "gram_matrix",
     "gram_mv",
     "gram_plan",
+    "gram_rows",
     "gram_trace",
     "matrix",
     "outputs",

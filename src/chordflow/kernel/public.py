@@ -1,6 +1,6 @@
 """The empirical neural tangent kernel of a per-sample model: ``gram`` and its variants."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, PyTree
 
-from chordflow.kernel.engine import Options, Setup, diagonal_blocks, matrix
+from chordflow.kernel.engine import Options, Setup, diagonal_blocks, matrix, num_samples
 from chordflow.kernel.report import GramPlan, describe
 from chordflow.kernel.samples import PerSample, pull, push
 from chordflow.kernel.trace import count_flops
@@ -115,6 +115,43 @@ def gram_blocks(
     """
     theta, block, _ = _prepare(model, params, inputs, None, trainable)
     return _gram_blocks(theta, block, _options(memory, accumulate))
+
+
+def gram_rows(
+    model: Callable[[Any, Any], Array],
+    params: PyTree,
+    inputs: PyTree,
+    *,
+    rows: int | None = None,
+    trainable: PyTree = None,
+    memory: int | None = None,
+    accumulate: DTypeLike | None = None,
+) -> Iterator[tuple[slice, Float[Array, "b q n q"]]]:
+    """G in pieces of ``rows`` samples, as (slice of samples, G[slice]): for a file that is written piece by piece.
+
+    Arguments as :func:`gram`; ``rows`` None takes as many as make a piece of 64 MiB. All pieces but a ragged last one
+    share one compiled program, and so does that one: it is cut from a piece that overlaps the one before.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> pieces = gram_rows(lambda w, z: jnp.tanh(w @ z), jnp.zeros((2, 3)), jnp.ones((5, 3)), rows=2)
+    >>> [(where.start, where.stop, piece.shape) for where, piece in pieces]
+    [(0, 2, (2, 2, 5, 2)), (2, 4, (2, 2, 5, 2)), (4, 5, (1, 2, 5, 2))]
+    """
+    theta, block, _ = _prepare(model, params, inputs, None, trainable)
+    options, num = _options(memory, accumulate), num_samples(block)
+    if rows is None:
+        out = eqx.filter_eval_shape(lambda b, t: b(t), block, theta)
+        rows = max(1, 2**26 // (num * out.shape[1] ** 2 * jnp.dtype(options.accumulate or out.dtype).itemsize))
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1, got {rows}")
+    size = min(rows, num)
+    for start in range(0, num, size):
+        first = min(start, num - size)
+        part = jax.tree.map(lambda x, i=first: x[i : i + size], block.samples)
+        piece = _gram(theta, PerSample(model, part, block.frozen), block, options)
+        yield slice(start, min(start + size, num)), piece[start - first :]
 
 
 def gram_mv(
