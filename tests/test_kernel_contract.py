@@ -76,6 +76,31 @@ def test_what_no_rule_covers_falls_back_with_a_reason(fn):
     assert_close(cf.gram(fn, SQUARE, x), np.einsum("nqk,mrk->nqmr", D, D))
 
 
+def test_leaves_that_leave_untouched_are_counted():
+    def constant(p, x):
+        return jnp.concatenate([p["b"], jnp.sum(x)[None] * p["a"]])
+
+    def out_of_a_scan(p, x):
+        return jax.lax.scan(lambda h, z: (h * z, p["b"].T), jnp.ones(()), x)[1][-1] + x[:1]
+
+    def itself(p, x):
+        return p["b"]
+
+    params, x = {"a": normal(2), "b": normal(2)}, normal(3, 4)
+    for fn in (constant, out_of_a_scan, itself):
+        assert cf.gram_plan(fn, params, x).rules["['b']"] == "fallback"
+        assert_close(cf.gram(fn, params, x), dense_gram(fn, params, x))
+
+
+def test_terms_without_a_common_leaf():
+    params, x = {"a": normal(8, 8), "b": normal(8, 8)}, normal(3, 8)
+    terms = [cf.Term(lambda p, x, key=key: x @ p[key], x, jnp.zeros((3, 8))) for key in "ab"]
+    J = cf.Problem.from_terms(terms).jacobian(params)
+    G = np.asarray(J.gram())
+    assert_close(G, np.asarray(J.as_matrix() @ J.as_matrix().T))
+    assert not G[:24, 24:].any()
+
+
 def test_one_leaf_falling_back_leaves_the_others_their_rules():
     params = {"w": normal(8, 8), "v": normal(8, 8)}
     plan = cf.gram_plan(lambda p, x: jnp.tanh(x @ p["v"]) @ jnp.sin(p["w"]), params, normal(5, 8))

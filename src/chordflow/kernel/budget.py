@@ -150,4 +150,4 @@ def _first(trees: Sequence[Any]) -> list[Any]:
 
 
 def _nbytes(x: Any) -> int:
-    return math.prod(x.shape) * jnp.dtype(x.dtype).itemsize
+    return math.prod(x.shape) * x.dtype.itemsize

@@ -15,19 +15,19 @@ PRECISION = lax.Precision.HIGHEST
 UNROLLED = 64  # pairs of positions that are added one by one rather than by a reduction
 
 
-def full_tile(rows: Factors, cols: Factors, dtype: DTypeLike) -> Array:
-    """G[n, q, m, r] of two sets of samples."""
+def full_tile(rows: Factors, cols: Factors, dtype: DTypeLike) -> Array | None:
+    """G[n, q, m, r] of two sets of samples; None where no leaf serves both."""
     terms = []
     if rows.columns is not None and cols.columns is not None:
         left, right = _q_first(rows.columns), _q_first(cols.columns)
         terms.append(_product(left, right, dtype))
     for part, other in _pairs(rows, cols):
         terms.append((_crossed_full if part.swapped != other.swapped else _aligned)(part, other, dtype))
-    return sum(terms[1:], terms[0]).transpose(1, 0, 3, 2)
+    return sum(terms[1:], terms[0]).transpose(1, 0, 3, 2) if terms else None
 
 
-def trace_tile(rows: Factors, cols: Factors, dtype: DTypeLike) -> Array:
-    """Σ_q G[n, q, m, q] of two sets of samples: q joins what is summed."""
+def trace_tile(rows: Factors, cols: Factors, dtype: DTypeLike) -> Array | None:
+    """Σ_q G[n, q, m, q] of two sets of samples: q joins what is summed; None where no leaf serves both."""
     terms = []
     if rows.columns is not None and cols.columns is not None:
         left, right = (x.reshape(x.shape[0], -1) for x in (rows.columns, cols.columns))
@@ -37,7 +37,7 @@ def trace_tile(rows: Factors, cols: Factors, dtype: DTypeLike) -> Array:
             terms.append(_aligned(_joined(part), _joined(other), dtype)[0, :, 0])
         else:
             terms.append(_crossed_trace(part, other, dtype))
-    return sum(terms[1:], terms[0])
+    return sum(terms[1:], terms[0]) if terms else None
 
 
 def _pairs(rows: Factors, cols: Factors) -> list[tuple[Part, Part]]:

@@ -85,7 +85,9 @@ def diagonal_blocks(blocks: Blocks, theta: PyTree, options: Options) -> tuple[Ar
     def one(traced: Traced, sample: Any) -> Array:
         single = jax.tree.map(lambda x: x[None], sample)
         factors = finish(traced, setup.groups, batch_factors(traced, setup.groups, leaves)(single))
-        return contract.full_tile(factors, factors, setup.dtype)[0, :, 0]
+        tile = contract.full_tile(factors, factors, setup.dtype)
+        assert tile is not None  # each leaf is in its own factors
+        return tile[0, :, 0]
 
     return tuple(
         lax.map(lambda sample, t=trace: one(t, sample), block.samples, batch_size=setup.budget.step)
@@ -124,7 +126,7 @@ class _Spot(NamedTuple):
     triangle: bool
 
 
-def _fill(G: Array, rows: _Side, cols: _Side, spot: _Spot, tile: Callable[[Factors, Factors], Array]) -> Array:
+def _fill(G: Array, rows: _Side, cols: _Side, spot: _Spot, tile: Callable[[Factors, Factors], Array | None]) -> Array:
     """Write the tiles of one pair of blocks; the last of a ragged row overlaps the one before, with equal entries."""
     starts = [
         (min(i, rows.num - rows.step), min(j, cols.num - cols.step))
@@ -135,6 +137,8 @@ def _fill(G: Array, rows: _Side, cols: _Side, spot: _Spot, tile: Callable[[Facto
     def write(G: Array, start: tuple[Any, Any]) -> tuple[Array, None]:
         i, j = start
         part = tile(rows.factors(i, rows.step), cols.factors(j, cols.step))
+        if part is None:
+            return G, None
         part = part.reshape(rows.step * spot.q, cols.step * spot.r)
         G = lax.dynamic_update_slice(G, part, (spot.row + i * spot.q, spot.col + j * spot.r))
         if spot.mirrored:

@@ -38,7 +38,7 @@ def sample_factors(traced: Traced, groups: Sequence[Group], leaves: Sequence[Arr
     q = traced.out.shape[0]
     if traced.forward_only:
         jac = jax.jacfwd(lambda leaves: traced.run(leaves, sample, _zeros(traced))[0])(list(leaves))
-        return Factors(_beside([jac[group.leaf].reshape(q, -1) for group in groups]), (), ())
+        return Factors(_beside(traced, [jac[group.leaf].reshape(q, -1) for group in groups]), (), ())
     tapped = [group.leaf for group in groups if group.leaf in traced.direct]
 
     def fn(taps: list[Array], at_leaves: dict[int, Array]) -> tuple[Array, list[Array | None]]:
@@ -53,7 +53,7 @@ def sample_factors(traced: Traced, groups: Sequence[Group], leaves: Sequence[Arr
         if group.rule == "columns" and not group.later
     ]
     return Factors(
-        _beside(finished),
+        _beside(traced, finished),
         tuple(tuple((x, h) for _, x, h in seen.of(group.leaf)) for group in groups if group.later),
         tuple(seen.parts(group) for group in groups if group.rule == "pairs"),
     )
@@ -67,7 +67,7 @@ def finish(traced: Traced, groups: Sequence[Group], factors: Factors) -> Factors
     for group, terms in zip([group for group in groups if group.later], factors.forming, strict=True):
         uses = [use for use in traced.uses if use.view.leaf == group.leaf]
         columns.append(jax.vmap(lambda terms, uses=uses: _form(uses, terms))(terms))
-    return Factors(_beside(columns), (), factors.pairs)
+    return Factors(_beside(traced, columns), (), factors.pairs)
 
 
 def _form(uses: Sequence[Use], terms: Sequence[tuple[Operand, Array]]) -> Array:
@@ -76,11 +76,8 @@ def _form(uses: Sequence[Use], terms: Sequence[tuple[Operand, Array]]) -> Array:
     return sum(parts[1:], parts[0]).reshape(parts[0].shape[0], -1)
 
 
-def _beside(columns: list[Array]) -> Array | None:
-    if not columns:
-        return None
-    dtype = jnp.result_type(*columns)
-    return jnp.concatenate([c.astype(dtype) for c in columns], axis=-1)
+def _beside(traced: Traced, columns: list[Array]) -> Array | None:
+    return jnp.concatenate([c.astype(traced.out.dtype) for c in columns], axis=-1) if columns else None
 
 
 def _zeros(traced: Traced) -> list[Array]:
@@ -99,7 +96,7 @@ class _Seen:
         found = []
         for use, record in self.uses:
             if use.view.leaf == leaf:
-                h = use.cotangent(self.cotangents[use.tap])
+                h = use.cotangent(self.cotangents[use.tap]).astype(self.traced.out.dtype)
                 found.append((use, use.operand(record, h.dtype), h))
         return found
 

@@ -66,7 +66,8 @@ def find_uses(fn: Callable[[list[Array], Any], Array], leaves: Sequence[Any], sa
 def _walk(walk: "Walk", jaxpr: Any, direct: dict[int, str], leaves: Sequence[Array], sample: Any) -> Array:
     rest = jax.tree.leaves(sample)
     views: list[Mark] = [None if i in direct else View.of(i, leaf.shape) for i, leaf in enumerate(leaves)]
-    (out,), _ = walk.run(jaxpr.jaxpr, jaxpr.consts, [*leaves, *rest], [*views, *[None] * len(rest)])
+    (out,), marks = walk.run(jaxpr.jaxpr, jaxpr.consts, [*leaves, *rest], [*views, *[None] * len(rest)])
+    walk.give_up(marks, "is itself an output")
     return out
 
 
@@ -155,7 +156,7 @@ class Walk:
             answer = RULES[name](self, eqn, values, marks) if name in RULES else f"enters {name}"
             if not isinstance(answer, str):
                 return answer
-            self._give_up(marks, answer)
+            self.give_up(marks, answer)
         return _bind(eqn, values), [None] * len(eqn.outvars)
 
     def _rearranged(self, eqn: Any, mark: Mark) -> Mark:
@@ -165,14 +166,15 @@ class Walk:
         out = REARRANGED[eqn.primitive.name](as_view, eqn.params, eqn.outvars[0].aval.shape)
         if isinstance(mark, View):
             if out is None:
-                self._give_up([mark], f"{eqn.primitive.name} of a broadcast or scanned parameter")
+                self.give_up([mark], f"{eqn.primitive.name} of a broadcast or scanned parameter")
             return out
         # Another dtype would round the cotangent.
         if out is None or out.moves or out.repeats or eqn.primitive.name == "convert_element_type":
             return None
         return Tapped(mark.tap, out.axes, out.shape)
 
-    def _give_up(self, marks: Sequence[Mark], why: str) -> None:
+    def give_up(self, marks: Sequence[Mark], why: str) -> None:
+        """Leave the leaves among ``marks`` without a rule."""
         for mark in marks:
             if isinstance(mark, View):
                 self.direct.setdefault(mark.leaf, why)
@@ -278,17 +280,23 @@ class Walk:
         num_xs = sum(v.aval.ndim != w.aval.ndim for v, w in zip(eqn.invars, body.invars, strict=True))
         num_consts = len(values) - num_carry - num_xs
         carried = slice(num_consts, num_consts + num_carry)
-        self._give_up(marks[carried], "starts a scan")
+        self.give_up(marks[carried], "starts a scan")
         inner: list[Mark] = [mark if isinstance(mark, View) else None for mark in marks]
         inner[carried] = [None] * num_carry
         for i in range(num_consts + num_carry, len(values)):
             view = inner[i]
             inner[i] = view.scanned(self.depth) if isinstance(view, View) else None
             if isinstance(view, View) and inner[i] is None:
-                self._give_up([view], "repeated along the time of a scan")
+                self.give_up([view], "repeated along the time of a scan")
         found = Walk(depth=self.depth + 1)
         arguments = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in body.invars]
-        jax.eval_shape(lambda *args: found.run(body, consts_of_body, args, inner)[0], *arguments)
+
+        def discover(*args: Any) -> list[Any]:
+            outs, out_marks = found.run(body, consts_of_body, args, inner)
+            found.give_up(out_marks, "leaves a scan as it is")
+            return outs
+
+        jax.eval_shape(discover, *arguments)
         made = [self.new_tap((p["length"], *s.shape), s.dtype) for s in found.structs]
         consts, xs = values[:num_consts], values[num_consts + num_carry :]
 
