@@ -330,3 +330,18 @@ def test_the_model_may_be_an_equinox_module():
     assert traj.params.activation is net.activation
     assert float(traj.costs[-1]) < float(traj.costs[0])
     np.testing.assert_allclose(problem.outputs(traj.params), traj.outputs[-1], atol=tol("float64", "sums"))
+
+
+def test_float32_steps_below_the_resolution_of_time_are_not_tried():
+    # The run-away of x = p² again; in float32 a step of 1e-13 of the run is no step, and 4000 of them were rejected.
+    problem = cf.Problem(parabola, jnp.ones((1, 1), jnp.float32), -jnp.ones((1, 1), jnp.float32))
+    start, options = jnp.ones(1, jnp.float32), {"rtol": 1e-4, "atol": 1e-6, "throw": False}
+    traj = cf.evolve(problem, start, cf.straight(), linear_solver=cf.solve.SVD(), **options)
+    assert traj.result_name == "velocity_unreachable"
+    assert int(traj.stats["num_steps"]) < 200
+    assert float(traj.stats["t_last"]) == pytest.approx(0.5, abs=1e-4)
+
+
+def test_the_end_may_be_traced(plain):
+    traj = eqx.filter_jit(lambda t1: cf.evolve(wide(), wide_params(), cf.straight(), t1=t1, ts=TS))(jnp.asarray(1.0))
+    np.testing.assert_allclose(traj.outputs, plain.outputs, atol=tol("float64", "paths"))

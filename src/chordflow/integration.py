@@ -101,7 +101,7 @@ def evolve(
     params: PyTree,
     flow: Flow,
     *,
-    t1: float | None = None,
+    t1: float | Scalar | None = None,
     ts: Any = None,
     clock: clocks.AbstractClock | None = None,
     rtol: float | None = None,
@@ -274,9 +274,6 @@ def _integrate(
     rtol, atol = controls
     every = ts is None
 
-    def save_fn(t: Any, y: Any, _: Any) -> dict[str, Any]:
-        return setup.saved(t, unravel(y))
-
     def vector_field(t: Any, y: Any, _: Any) -> Array:
         return setup.vector_field(t, unravel(y))
 
@@ -297,9 +294,8 @@ def _integrate(
             ),
             dense=options.dense,
         ),
-        # Steps below 1e-13 of the run are below the resolution of time itself near its end.
         stepsize_controller=_GuardedController(
-            rtol, atol, pcoeff=pcoeff, icoeff=icoeff, dtmin=1e-13 * t1, force_dtmin=False
+            rtol, atol, pcoeff=pcoeff, icoeff=icoeff, dtmin=_smallest_step(t1), force_dtmin=False
         ),
         event=_conditions(setup, unravel, bar if options.progress else None),
         max_steps=options.max_steps,
@@ -334,6 +330,11 @@ def _control(filter: AbstractFilter) -> tuple[float, float]:  # noqa: A002
     blend = filter.blend()
     is_stiff = blend is not None and not (isinstance(blend.transpose, float) and blend.transpose == 0)
     return (0.4, 0.3) if is_stiff else (0.0, 1.0)
+
+
+def _smallest_step(t1: Scalar) -> Scalar:
+    """Smaller steps are below the resolution of time itself near the end of the run."""
+    return max(1e-13, float(jnp.finfo(t1.dtype).eps)) * t1
 
 
 def _conditions(setup: _Setup, unravel: Callable, bar: Array | None) -> diffrax.Event | None:
