@@ -175,7 +175,9 @@ def test_the_ends_of_the_family():
     for tau, flow in ((0.0, cf.standard()), (1.0, cf.adapted())):
         member, end = run(cf.interpolated(tau), S, rtol=1e-10), run(flow, S, rtol=1e-10)
         np.testing.assert_allclose(member.outputs, end.outputs, atol=tol("float64", "tight_run"))
-        np.testing.assert_allclose(flat_params(member.params), flat_params(end.params), atol=tol("float64", "tight_run"))
+        np.testing.assert_allclose(
+            flat_params(member.params), flat_params(end.params), atol=tol("float64", "tight_run")
+        )
 
 
 def test_the_cost_falls_on_every_descent_flow_and_fastest_on_the_interpolated_ones_end():
