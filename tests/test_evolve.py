@@ -308,6 +308,7 @@ def test_float32_with_tolerances_keeps_its_precision():
     assert float(jnp.max(jnp.abs(traj.outputs - line))) <= tol("float32", "default_run") * chord
 
 
+@pytest.mark.slow
 def test_a_run_is_differentiable_in_its_start():
     # The end of the adapted flow is y + e^(−s/N)(x(0) − y): its slope in a start shift is that of x(0) times e^(−s/N).
     problem, s = wide(), 2.0

@@ -317,16 +317,15 @@ def test_the_path_converges_as_eps_tends_to_zero():
     assert distances[-1] < 1e-3 < 1e-2 < distances[0]
 
 
-@pytest.mark.parametrize("passes", [1, 2])
-def test_at_full_rank_the_bias_falls_like_eps_to_the_2m(passes):
+def test_at_full_rank_the_bias_falls_like_eps_to_the_2m():
     def away(eps):
-        traj = run(cf.adapted(eps=eps, passes=passes), S, rtol=1e-10)
+        traj = run(cf.adapted(eps=eps, passes=2), S, rtol=1e-10)
         decay = theory.exponential_decay(traj.outputs[0], wide().targets, S, WIDE_N)
         return float(jnp.max(jnp.abs(traj.outputs - decay)))
 
     # σ_min = 0.034 σ_max, so that (ε/σ_min)² is 8e-3 and the next order of the expansion below 5 per cent.
     ratio = away(3e-3) / away(1.5e-3)
-    assert ratio == pytest.approx(2 ** (2 * passes), rel=0.05)
+    assert ratio == pytest.approx(2**4, rel=0.05)
 
 
 @pytest.mark.parametrize("eps", [1e-9, 1e-6])
@@ -407,9 +406,10 @@ def test_a_model_with_only_a_reverse_rule():
         return p["out"] @ reverse_only(p["in"] @ z + p["bias"]) + p["shift"]
 
     problem = cf.Problem(model, base.samples, base.targets)
+    # By Cholesky, whose second pass needs products with D, which such a model has only by transposition.
     traj = run(cf.straight(), TS, problem, linear_solver=cf.solve.Cholesky())
-    plain = run(cf.straight(), TS, linear_solver=cf.solve.Cholesky())
-    np.testing.assert_allclose(traj.outputs, plain.outputs, atol=tol("float64", "paths"))
+    line = theory.linear_interpolation(traj.outputs[0], problem.targets, TS)
+    assert relative(traj.outputs - line, problem.targets - traj.outputs[0]) <= tol("float64", "default_run")
 
 
 def test_a_start_at_the_labels_and_a_zero_jacobian_stay():
