@@ -82,13 +82,18 @@ def fit(
         return Budget(arguments, result, kept + work, max(tile - work, 0), step, blocked)
 
     narrow = kind == "full" or any(group.later for group in groups)
-    largest = min(max(1, TILE // max(outputs)) if narrow else TILE, max(rows + (cols or [])))
+    largest = balanced(max(rows + (cols or [])), max(1, TILE // max(outputs)) if narrow else TILE)
     best = budget(largest, blocked=kind == "blocks")
     while limit is not None and best.peak > limit:
         if best.blocked and best.step == 1:
             raise MemoryError(_refusal(best, kind, limit))
         best = budget(max(1, best.step // 2), blocked=True) if best.blocked else budget(largest, blocked=True)
     return best
+
+
+def balanced(num: int, step: int) -> int:
+    """Tiles of equal size: of 300 samples two tiles of 150 rather than 256 and 44, which would overlap."""
+    return math.ceil(num / math.ceil(num / step))
 
 
 def _refusal(best: Budget, kind: Kind, limit: int) -> str:

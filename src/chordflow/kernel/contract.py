@@ -1,6 +1,6 @@
 """Contractions of factors: from operands and cotangents of two sets of samples to a tile of the Gram matrix.
 
-Inside a tile the axes are ordered (q, n, r, m): the long axes m and n of samples lie innermost, so that the products
+Pairs order the axes of a tile as (q, n, r, m): the long axes m and n of samples lie innermost, so that the products
 with numbers that do not depend on q and r run over long rows.
 """
 
@@ -17,13 +17,14 @@ UNROLLED = 64  # pairs of positions that are added one by one rather than by a r
 
 def full_tile(rows: Factors, cols: Factors, dtype: DTypeLike) -> Array | None:
     """G[n, q, m, r] of two sets of samples; None where no leaf serves both."""
-    terms = []
+    terms = [
+        (_crossed_full if part.swapped != other.swapped else _aligned)(part, other, dtype)
+        for part, other in _pairs(rows, cols)
+    ]
+    total = [sum(terms[1:], terms[0]).transpose(1, 0, 3, 2)] if terms else []
     if rows.columns is not None and cols.columns is not None:
-        left, right = _q_first(rows.columns), _q_first(cols.columns)
-        terms.append(_product(left, right, dtype))
-    for part, other in _pairs(rows, cols):
-        terms.append((_crossed_full if part.swapped != other.swapped else _aligned)(part, other, dtype))
-    return sum(terms[1:], terms[0]).transpose(1, 0, 3, 2) if terms else None
+        total.append(_product(rows.columns, cols.columns, dtype))
+    return sum(total[1:], total[0]) if total else None
 
 
 def trace_tile(rows: Factors, cols: Factors, dtype: DTypeLike) -> Array | None:
@@ -43,11 +44,6 @@ def trace_tile(rows: Factors, cols: Factors, dtype: DTypeLike) -> Array | None:
 def _pairs(rows: Factors, cols: Factors) -> list[tuple[Part, Part]]:
     groups = zip(rows.pairs, cols.pairs, strict=True)
     return [(part, other) for parts, others in groups for part in parts for other in others]
-
-
-def _q_first(x: Array) -> Array:
-    """(N, Q, ...) to (Q, N, ...)."""
-    return jnp.swapaxes(x, 0, 1)
 
 
 def _joined(part: Part) -> Part:

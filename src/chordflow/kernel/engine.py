@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from chordflow.kernel import contract
-from chordflow.kernel.budget import Budget, Kind, fit
+from chordflow.kernel.budget import Budget, Kind, balanced, fit
 from chordflow.kernel.factors import Factors, batch_factors, finish
 from chordflow.kernel.plan import Group, choose
 from chordflow.kernel.samples import Blocks, PerSample
@@ -112,7 +112,7 @@ class _Side(NamedTuple):
             return finish(traced, setup.groups, compute(part) if setup.budget.blocked else part)
 
         num = num_samples(block)
-        return cls(num, min(num, setup.budget.step), factors)
+        return cls(num, balanced(num, setup.budget.step), factors)
 
 
 class _Spot(NamedTuple):

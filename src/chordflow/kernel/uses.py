@@ -11,6 +11,10 @@ from jaxtyping import Array
 
 from chordflow.kernel.views import Axes, Move, View
 
+# Up to so many positions outer products are multiplied and added elementwise, in one fused pass; a matrix product of
+# so short a sum, one for each sample, costs more than it computes.
+OUTER = 4
+
 
 class Layout(NamedTuple):
     """Which axes of the base are shared (b), which the operand has (c) and which the cotangent has (d)."""
@@ -69,6 +73,9 @@ class Use:
         if isinstance(x, OneHot):
             rows = jnp.where(x.index < 0, x.size, x.index)
             j = jax.vmap(lambda h: jnp.zeros((x.size, h.shape[-1]), h.dtype).at[rows].add(h[:, 0], mode="drop"))(h)
+        elif x.shape[0] <= OUTER:
+            products = [h[:, a, :, None, :] * x[None, a, :, :, None].astype(h.dtype) for a in range(x.shape[0])]
+            j = sum(products[1:], products[0])
         else:
             j = jnp.einsum("qabd,abc->qbcd", h, x.astype(h.dtype), precision="highest")
         shape, perm = self.form

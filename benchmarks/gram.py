@@ -1,0 +1,302 @@
+"""What does a Gram matrix cost, against a dense Jacobian, against per-leaf contraction, and against its own plan?
+
+    OPENBLAS_NUM_THREADS=1 python benchmarks/gram.py [--smoke] [--out benchmarks/records/gram.json]
+
+Times are seconds after compilation; competitors run interleaved with the engine, and both medians and minima are
+recorded. The rate counts 2N²(d_in + Q²d_out) operations for each layer, without what symmetry saves, and is
+compared with a plain float64 product of two (NQ, NQ) matrices in the same run.
+"""
+
+import argparse
+import functools
+import importlib.util
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from environment import describe
+
+import chordflow as cf
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+# --- models ---------------------------------------------------------------------------------------------------
+
+
+def mlp(params, x):
+    for layer in params[:-1]:
+        x = jnp.tanh(x @ layer["w"] + layer["b"])
+    return x @ params[-1]["w"] + params[-1]["b"]
+
+
+def normal(*shape, seed=0):
+    scale = np.sqrt(np.prod(shape[:-1])) if len(shape) > 1 else 1.0
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape) / scale)
+
+
+def dense_layers(*sizes):
+    pairs = enumerate(itertools.pairwise(sizes))
+    return tuple({"w": normal(m, n, seed=i), "b": normal(n, seed=i)} for i, (m, n) in pairs)
+
+
+def cnn(params, x):
+    layout = ("NHWC", "HWIO", "NHWC")
+    for name in ("first", "second"):
+        z = jax.lax.conv_general_dilated(x[None], params[name], (2, 2), "SAME", dimension_numbers=layout)
+        x = jnp.tanh(z[0])
+    return x.reshape(-1) @ params["head"]
+
+
+def cnn_params(side, channels):
+    flat = (side // 4) ** 2 * 2 * channels
+    return {
+        "first": normal(3, 3, 1, channels),
+        "second": normal(3, 3, channels, 2 * channels),
+        "head": normal(flat, 10),
+    }
+
+
+def rnn(params, xs):
+    def step(h, x):
+        return jnp.tanh(params["hidden"] @ h + params["input"] @ x), None
+
+    return params["out"] @ jax.lax.scan(step, jnp.zeros(len(params["hidden"]), xs.dtype), xs)[0]
+
+
+def rnn_params(width):
+    return {"hidden": normal(width, width), "input": normal(width, 4), "out": normal(2, width)}
+
+
+def transformer(params, ids):
+    x = params["words"][ids]
+    for layer in params["layers"]:
+        q, k, v = (x @ layer[name] for name in "qkv")
+        x = x + jax.nn.softmax(q @ k.T, axis=-1) @ v
+        x = x + jnp.tanh(x @ layer["up"]) @ layer["down"]
+    return (x[-1] @ params["words"].T)[:4]
+
+
+def transformer_params(words, width):
+    layer = {name: normal(width, width, seed=i) for i, name in enumerate("qkv")}
+    layer |= {"up": normal(width, 2 * width), "down": normal(2 * width, width)}
+    return {"words": normal(words, width), "layers": [layer]}
+
+
+def laplacian(params, z):
+    return jnp.trace(jax.hessian(lambda z: mlp(params, z)[0])(z))[None]
+
+
+# --- competitors ----------------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def dense_gram(fn, params, inputs):
+    """vmap(jacrev), then JJᵀ."""
+    jac = jax.vmap(lambda x: jax.jacrev(lambda params: fn(params, x))(params))(inputs)
+    leaves = jax.tree.leaves(jac)
+    D = jnp.concatenate([leaf.reshape(leaf.shape[0] * leaf.shape[1], -1) for leaf in leaves], axis=1)
+    return D @ D.T
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def per_leaf_gram(fn, params, inputs):
+    """vmap(jacrev), then each leaf's part times its transpose, added up."""
+    jac = jax.vmap(lambda x: jax.jacrev(lambda params: fn(params, x))(params))(inputs)
+    parts = [leaf.reshape(leaf.shape[0] * leaf.shape[1], -1) for leaf in jax.tree.leaves(jac)]
+    return functools.reduce(jnp.add, [part @ part.T for part in parts])
+
+
+def netket_gram(fn, params, inputs):
+    """netket's jacobian and its contraction, where it is installed; real parameters, Q = 1."""
+    import netket.jax as nkjax  # pyright: ignore[reportMissingImports]
+
+    def apply(variables, x):
+        return jax.vmap(lambda x: fn(variables["params"], x)[0])(x)
+
+    jac = nkjax.jacobian(apply, params, inputs, mode="real", dense=True)
+    return jac @ jac.T
+
+
+# --- measuring ------------------------------------------------------------------------------------------------
+
+
+def seconds(runs, repeats):
+    """Interleaved times of several thunks: {name: {compile, median, min}}."""
+    times = {name: [] for name in runs}
+    first = {}
+    for name, run in runs.items():
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        first[name] = time.perf_counter() - start
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            times[name].append(time.perf_counter() - start)
+    return {
+        name: {"first_call": first[name], "median": statistics.median(t), "min": min(t)} for name, t in times.items()
+    }
+
+
+def speed(sizes, num, repeats, competitor_repeats):
+    """An MLP against dense and per-leaf Jacobians, and against the rate of a plain matrix product."""
+    params, x = dense_layers(*sizes), normal(num, sizes[0], seed=9) * np.sqrt(num)
+    n = num * sizes[-1]
+    A = normal(n, n)
+    product = jax.jit(lambda A: A @ A)
+    own = seconds({"gram": lambda: cf.gram(mlp, params, x), "product": lambda: product(A)}, repeats)
+    rivals = {"dense": dense_gram, "per_leaf": per_leaf_gram}
+    theirs = seconds({k: lambda f=f: f(mlp, params, x) for k, f in rivals.items()}, competitor_repeats)
+    G = np.asarray(cf.gram(mlp, params, x)).reshape(n, n)
+    expected = np.asarray(dense_gram(mlp, params, x))
+    work = sum(2 * num**2 * (a + sizes[-1] ** 2 * b) for a, b in itertools.pairwise(sizes))
+    rate, product_rate = work / own["gram"]["median"], 2 * n**3 / own["product"]["median"]
+    return {
+        "sizes": sizes,
+        "num_samples": num,
+        "seconds": own | theirs,
+        "times_faster_than_dense": theirs["dense"]["min"] / own["gram"]["min"],
+        "times_faster_than_per_leaf": theirs["per_leaf"]["min"] / own["gram"]["min"],
+        "gigaflops": rate / 1e9,
+        "gigaflops_of_a_matrix_product": product_rate / 1e9,
+        "fraction_of_a_matrix_product": rate / product_rate,
+        "largest_relative_difference": float(np.max(np.abs(G - expected)) / np.max(np.abs(expected))),
+    }
+
+
+def against_rivals(name, fn, params, x, *, repeats):
+    """Any model against both Jacobians, with the plan and the compiler's own analysis."""
+    runs = {
+        "gram": lambda: cf.gram(fn, params, x),
+        "dense": lambda: dense_gram(fn, params, x),
+        "per_leaf": lambda: per_leaf_gram(fn, params, x),
+    }
+    times = seconds(runs, repeats)
+    best = min(times["dense"]["median"], times["per_leaf"]["median"])
+    cost = jax.jit(functools.partial(cf.gram, fn)).lower(params, x).compile().cost_analysis()
+    plan, peak = cf.gram_plan(fn, params, x), peak_bytes(functools.partial(cf.gram, fn), params, x)
+    return {
+        "model": name,
+        "num_samples": len(x),
+        "seconds": times,
+        "relative_to_the_better": times["gram"]["median"] / best,
+        "plan": {"flops": plan.flops, "peak_bytes": plan.peak_bytes, "step": plan.step, "rules": plan.rules},
+        "compiler": {"peak_bytes": peak, "flops_with_loop_bodies_once": (cost or {}).get("flops")},
+        "peak_of_plan_over_compiler": plan.peak_bytes / peak,
+    }
+
+
+def zoo(smoke):
+    """Models other than MLPs."""
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, 40, (8 if smoke else 40, 8)))
+    few = 8 if smoke else 60
+    return [
+        ("cnn", cnn, cnn_params(12, 8), normal(few, 12, 12, 1)),
+        ("rnn", rnn, rnn_params(48), normal(few, 12, 4)),
+        ("transformer", transformer, transformer_params(40, 24), ids),
+        ("laplacian", laplacian, dense_layers(2, 32, 32, 1), normal(5 * few, 2)),
+        ("small mlp", mlp, dense_layers(64, 64, 10), normal(few, 64)),
+    ]
+
+
+def crossover(smoke, repeats):
+    """Engine over per-leaf contraction as positions grow: convolutions by image side, scans by length."""
+    sides, lengths = ((4, 8), (2, 8)) if smoke else ((4, 8, 16, 24), (2, 8, 32, 128))
+    rows = [("convolution", side, cnn, cnn_params(side, 8), normal(20, side, side, 1)) for side in sides]
+    rows += [("scan", length, rnn, rnn_params(48), normal(40, length, 4)) for length in lengths]
+    out = []
+    for kind, size, fn, params, x in rows:
+        runs = {"gram": functools.partial(cf.gram, fn), "per_leaf": functools.partial(per_leaf_gram, fn)}
+        times = seconds({name: functools.partial(run, params, x) for name, run in runs.items()}, repeats)
+        out.append({"kind": kind, "size": size, "seconds": times, "rules": cf.gram_plan(fn, params, x).rules})
+    return out
+
+
+def curves(smoke, repeats):
+    """Time and memory against width and number of samples, for the plot."""
+    widths = [16, 32] if smoke else [32, 64, 128, 256, 512]
+    nums = [16, 32] if smoke else [125, 250, 500, 1000, 2000]
+    places = [("width", width, nums[1]) for width in widths] + [("samples", widths[-3:][0], num) for num in nums]
+    rows = []
+    for axis, width, num in places:
+        params, x = dense_layers(10, width, width, width, 1), normal(num, 10)
+        runs = {"gram": functools.partial(cf.gram, mlp), "dense": functools.partial(dense_gram, mlp)}
+        times = seconds({name: functools.partial(run, params, x) for name, run in runs.items()}, repeats)
+        peaks = {name: peak_bytes(run, params, x) for name, run in runs.items()}
+        rows.append({"axis": axis, "width": width, "num_samples": num, "seconds": times, "peak_bytes": peaks})
+    return rows
+
+
+def peak_bytes(run, params, x):
+    """Arguments, result and temporaries of the compiled program."""
+    memory = jax.jit(run).lower(params, x).compile().memory_analysis()
+    assert memory is not None
+    return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+
+
+def peak_memory(kind, num):
+    """Peak resident memory of a fresh process that computes one large matrix."""
+    code = (
+        "import resource, sys, jax; jax.config.update('jax_enable_x64', True); sys.path.insert(0, 'benchmarks'); "
+        "import gram as g, chordflow as cf, time; "
+        f"p, x = g.dense_layers(784, 256, 256, 10), g.normal({num}, 784); "
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; start = time.perf_counter(); "
+        f"jax.block_until_ready(cf.{kind}(g.mlp, p, x)); "
+        "print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter() - start)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    before, after, elapsed = (float(v) for v in done.stdout.split())
+    return {
+        "call": kind,
+        "num_samples": num,
+        "peak_gib": after / 2**20,
+        "gib_before": before / 2**20,
+        "seconds_with_compilation": elapsed,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that everything runs")
+    parser.add_argument("--out", type=Path, help="where the JSON record goes (default: standard output)")
+    args = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    repeats = 2 if args.smoke else 7
+    big = [((10, 256, 256, 256, 256, 1), 1000), ((64, 256, 256, 256, 10), 300)]
+    large = [("gram_trace", 3000), ("gram", 600)]
+    if args.smoke:
+        big, large = [((10, 16, 1), 20), ((8, 16, 4), 10)], [("gram", 10)]
+    result: dict[str, Any] = {"environment": describe() | {"load_at_start": os.getloadavg()[0], "dtype": "float64"}}
+    sections = {
+        "memory": lambda: [peak_memory(kind, num) for kind, num in large],
+        "speed": lambda: [speed(sizes, num, repeats, 1) for sizes, num in big],
+        "zoo": lambda: [against_rivals(*case, repeats=repeats) for case in zoo(args.smoke)],
+        "crossover": lambda: crossover(args.smoke, min(repeats, 5)),
+        "curves": lambda: curves(args.smoke, min(repeats, 5)),
+    }
+    if importlib.util.find_spec("netket"):
+        params, x = dense_layers(*big[0][0]), normal(big[0][1], 10)
+        runs = {"gram": functools.partial(cf.gram, mlp), "netket": functools.partial(netket_gram, mlp)}
+        thunks = {name: functools.partial(run, params, x) for name, run in runs.items()}
+        sections["netket"] = lambda: seconds(thunks, 2)
+    for name, measure in sections.items():
+        result[name] = measure()
+        if args.out:  # after each section, so that a long run is not lost
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if not args.out:
+        print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
