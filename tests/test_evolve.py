@@ -346,3 +346,16 @@ def test_float32_steps_below_the_resolution_of_time_are_not_tried():
 def test_the_end_may_be_traced(plain):
     traj = eqx.filter_jit(lambda t1: cf.evolve(wide(), wide_params(), cf.straight(), t1=t1, ts=TS))(jnp.asarray(1.0))
     np.testing.assert_allclose(traj.outputs, plain.outputs, atol=tol("float64", "paths"))
+
+
+def test_stiffness_is_seen_from_any_data_and_filter():
+    inputs = jnp.asarray([[10.0], [-10.0]])  # W^½1 is orthogonal to the range of this Jacobian
+    problem = cf.Problem(lambda w, z: w * z, inputs, jnp.zeros((2, 1)))
+    expected = 100.0 * 200.0 / (3.3 * 2)
+    for flow in (cf.standard(), cf.Flow(cf.velocities.Descent(), cf.filters.Power(0.0))):
+        assert cf.expected_steps(problem, jnp.ones(1), flow, 100.0) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_target_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match="target must be like the outputs"):
+        cf.evolve(wide(), wide_params(), cf.straight(target=jnp.transpose(wide().targets)))

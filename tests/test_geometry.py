@@ -210,3 +210,11 @@ def test_the_gram_matrix_sees_the_same_spectrum_down_to_its_floor(shape):
     np.testing.assert_allclose(seen[:2], exact[:2], rtol=1e-9)
     assert float(exact[2]) == pytest.approx(1e-12, rel=1e-3), "the decomposition of D sees it"
     assert np.isnan(seen[2]), "its square is below rounding: said, not made up"
+
+
+def test_the_metric_of_a_hard_cutoff_is_zero_where_nothing_moves():
+    problem, point = prescribed(np.diag([1.0, 0.5, 1e-3]))
+    policy = RankPolicy.of(Cutoff(0.1), cf.geometry.sigma_max(problem, point), 0.0)
+    metric = OutputMetric.at(problem, point, Cutoff(0.1), policy)
+    np.testing.assert_allclose(sorted(metric.eigenvalues), [0, 1, 1], atol=SUMS)
+    assert np.isfinite(metric.mv(jnp.ones(3))).all()

@@ -15,7 +15,7 @@ from chordflow.problem import is_concrete
 
 Scalar = Float[Array, ""]
 Save = Sequence[str] | Mapping[str, Callable[[Array, PyTree], Any] | None]
-DEFAULT_RTOL, DEFAULT_ATOL = 1e-7, 1e-9
+DEFAULT_RTOL = 1e-7
 
 
 def tolerances(dtype: Any, rtol: float | None, atol: float | None) -> tuple[Scalar, Scalar]:
@@ -29,7 +29,7 @@ def tolerances(dtype: Any, rtol: float | None, atol: float | None) -> tuple[Scal
             "or float32 tolerances such as rtol=1e-4, atol=1e-6"
         )
     rtol = DEFAULT_RTOL if rtol is None else rtol
-    atol = min(DEFAULT_ATOL, 1e-2 * rtol) if atol is None else atol
+    atol = 1e-2 * rtol if atol is None else atol
     return jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
 
 

@@ -21,7 +21,7 @@ VERIFY_SAMPLES = 20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 on success, 1 where a verified statement does not hold, 2 on a user's mistake (one line)."""
+    """Run a command: 0 on success, 1 if a flow ended early or a statement does not hold, 2 for a user's mistake."""
     arguments = _parser().parse_args(argv)
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # model.name = mymodule:network is looked for here too, as with `python -m`
@@ -81,7 +81,7 @@ def _config(words: Sequence[str]) -> Any:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from chordflow import experiment
+    from chordflow import experiment, record
 
     def quiet(line: str) -> None:
         del line
@@ -90,8 +90,12 @@ def _run(arguments: argparse.Namespace) -> int:
         print(line, flush=True)
 
     show = sys.stderr.isatty() and not arguments.quiet
-    experiment.run(_config(arguments.words), say=quiet if arguments.quiet else say, progress=show)
-    return 0
+    path = experiment.run(_config(arguments.words), say=quiet if arguments.quiet else say, progress=show)
+    results = {name: flow["result"] for name, flow in record.open_run(path).summary["flows"].items()}
+    failed = [f"{name} ({result})" for name, result in results.items() if result != "successful"]
+    if failed:
+        print(f"chordflow: ended early: {', '.join(failed)}; what was reached is kept", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -99,7 +103,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from chordflow.experiment import Setting
 
     words = arguments.words
-    if not any("=" not in word for word in words):
+    if all("=" in word and not word.startswith("data.name") for word in words):
         # Dense Jacobians and projections: the main job's 200 samples would take minutes.
         words = [f"data.samples={VERIFY_SAMPLES}", *words]
     setting = Setting.build(_config(words))

@@ -48,7 +48,7 @@ def predict(
     x0, y = trajectory.outputs[0], problem.targets
     if isinstance(flow.velocity, Straight):
         given = flow.velocity.target
-        goal = problem.equilibrium(x0) if given is None else jnp.asarray(given, x0.dtype).reshape(x0.shape)
+        goal = problem.equilibrium(x0) if given is None else jnp.asarray(given, x0.dtype)
         return np.asarray(theory.linear_interpolation(x0, jnp.asarray(goal), trajectory.ts)), "the chord (2.53)"
     blend = flow.filter.blend()
     N = problem.num_samples

@@ -106,6 +106,7 @@ class OutputMetric(eqx.Module):
         U, sigma, _ = jnp.linalg.svd(A.as_matrix(), full_matrices=False)
         inside = sigma > sigma[0] * max(A.shape) * jnp.finfo(sigma.dtype).eps
         s = filter.transfer(sigma, policy.lam)
+        inside = inside & (s > 0)  # directions that a hard cutoff drops do not move: S⁺ is 0 there
         return cls(U, jnp.where(inside, 1 / jnp.where(inside, s, 1), 0))
 
     def mv(self, v: Flat) -> Flat:

@@ -132,8 +132,8 @@ def evolve(
     clock
         ``cf.clocks.Interpolation(n)`` or ``cf.clocks.Log()``: moves a descent flow to the clock's variable.
     rtol, atol
-        Tolerances on the parameters per step, relative and absolute; 1e-7 and 1e-9 by default, which needs float64.
-        float32 parameters need them given.
+        Tolerances on the parameters per step, relative and absolute; 1e-7 and 1e-2 rtol by default, which needs
+        float64. float32 parameters need rtol given.
     solver
         A diffrax solver; Dopri5 by default. Implicit ones pay off for the standard flow with K up to about 500.
     linear_solver
@@ -252,7 +252,9 @@ def _prepare(
         e.asks_rank for e in events
     )
     outputs_0, scale = _start(problem, params, flow.filter.inverts or asks_rank)
-    policy = RankPolicy.of(flow.filter, scale, method.floor(scale.dtype))
+    # A flow that factorises nothing and is asked for no rank has no floor to keep.
+    floor = method.floor(scale.dtype) if flow.filter.inverts or asks_rank else 0.0
+    policy = RankPolicy.of(flow.filter, scale, floor)
     velocity = flow.velocity.bind(problem, outputs_0)
     # Another eps, tau, clock or event level is other data, not another program.
     filter, clock, events = _as_data((flow.filter, clock, events), scale.dtype)  # noqa: A001
@@ -406,8 +408,11 @@ def _warn_if_stiff(setup: _Setup, t1: Scalar, options: _Options) -> None:
 
 def _stable_steps(filter: AbstractFilter, sigma_max: Scalar, problem: Problem, s: Scalar) -> float:  # noqa: A002
     blend = filter.blend()
-    share = 0.0 if blend is None else float(blend.transpose)
-    return float(s) * share * float(sigma_max) ** 2 / (3.3 * float(problem.num_samples))
+    if blend is None:
+        stiffness = float(filter.transfer(sigma_max, RankPolicy.of(filter, sigma_max, 0.0).lam))
+    else:
+        stiffness = float(blend.transpose) * float(sigma_max) ** 2
+    return float(s) * stiffness / (3.3 * float(problem.num_samples))
 
 
 def expected_steps(
@@ -415,9 +420,9 @@ def expected_steps(
 ) -> float:
     """Steps that stability asks of an explicit solver: s (1−τ) σ_max²/(3.3 N), with s the gradient-flow time at ``t1``.
 
-    The standard and interpolated flows are as stiff as DDᵀ. 0 for flows that only invert: their steps are a matter of
-    accuracy, some tens at the default tolerances. Squared error is assumed; cross-entropy needs at most half. About
-    20 Jacobian products.
+    The standard and interpolated flows are as stiff as DDᵀ; a filter that is no blend of transpose and damped inverse
+    counts with its S(σ_max). 0 for flows that only invert: their steps are a matter of accuracy, some tens at the
+    default tolerances. Squared error is assumed; cross-entropy needs at most half. About 20 Jacobian products.
 
     Examples
     --------

@@ -103,7 +103,11 @@ class Trajectory(eqx.Module):
         from chordflow import figures
 
         x = np.asarray(_flat(self.outputs))
-        y = np.asarray(self.problem.flatten(self.problem.targets))
+        first = jax.tree.map(lambda leaf: leaf[0], self.outputs)
+        goal = self.problem.equilibrium(first)
+        y = x[0] if goal is None else np.asarray(self.problem.flatten(goal))
+        if goal is None or not np.isfinite(y).all():
+            raise ValueError("plot: the loss has no finite target to draw a chord to; use cf.figures on the outputs")
         return figures.output_plane({"run": x}, chord=(x[0], y))
 
 

@@ -105,15 +105,10 @@ class Straight(AbstractVelocity):
                 "equilibrium= to cf.Loss"
             )
         x0 = problem.flatten(outputs_0)
-        try:
-            goal = problem.flatten(
-                jax.tree.map(lambda t, x: jnp.asarray(t, x.dtype).reshape(x.shape), target, outputs_0)
-            )
-        except (ValueError, TypeError):
-            shapes = jax.tree.map(jnp.shape, target), jax.tree.map(jnp.shape, outputs_0)
-            raise ValueError(
-                f"straight(): target must be like the outputs, got {shapes[0]}, expected {shapes[1]}"
-            ) from None
+        got, expected = jax.tree.map(jnp.shape, target), jax.tree.map(jnp.shape, outputs_0)
+        if got != expected:
+            raise ValueError(f"straight(): target must be like the outputs, got {got}, expected {expected}")
+        goal = problem.flatten(jax.tree.map(lambda t, x: jnp.asarray(t, x.dtype), target, outputs_0))
         if is_concrete(goal) and not bool(jnp.all(jnp.isfinite(goal))):
             raise ValueError(
                 "straight(): the target is not finite: one-hot labels have no finite equilibrium under cross-entropy "

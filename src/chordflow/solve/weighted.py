@@ -80,5 +80,7 @@ class WeightedJacobian(eqx.Module):
             w = self.mv(self.rmv(w))
             return w / jnp.maximum(jnp.linalg.norm(w), jnp.finfo(w.dtype).tiny)
 
-        w = jax.lax.fori_loop(0, num_products, body, self.root)
+        # A fixed random start: one made of the data can be orthogonal to the range of A (inputs ±z, linear model).
+        start = jax.random.normal(jax.random.key(0), self.root.shape, self.root.dtype)
+        w = jax.lax.fori_loop(0, num_products, body, start)
         return jnp.linalg.norm(self.rmv(w)) / jnp.maximum(jnp.linalg.norm(w), jnp.finfo(w.dtype).tiny)

@@ -49,13 +49,13 @@ def fit(
     problem, params
         What is trained and where it starts. float64 is recommended: the last digits of the cost are what is fitted.
     target
-        Stop once C − C_min (C where there is no closed-form minimum) is at or below this.
+        Stop once C − C_min, with the penalty, is at or below this (C where there is no closed-form minimum).
     max_steps
         Bound on steps, rejected ones counted, those of ``state`` included.
     gradient_tol
         Stop once |∇C| in the singular basis falls to this.
     time_limit
-        Seconds; looked at after each step.
+        Seconds; looked at after each step. Not under jit, where there is no clock.
     alpha
         α ≥ 0 of the penalty ½α|θ|², solved in closed form.
     goal
@@ -102,7 +102,7 @@ def fit(
     concrete = is_concrete(problem, params)
     if concrete:
         problem.check(params)
-    flat_goal = None if goal is None else problem.flatten(goal)
+    flat_goal = None if goal is None else _flat_goal(problem, goal)
     aim = Aim(problem, params, flat_goal, jnp.asarray(alpha, theta.dtype))
     if state is None:
         cost = _cost(aim, theta)
@@ -117,6 +117,13 @@ def fit(
         run = _run_traced(aim, state, limits, max_steps, order, corrections)
     state, result, rows = run
     return Fit(aim.full(state.theta), state.cost, History(*rows.T), result, state, order)
+
+
+def _flat_goal(problem: Problem, goal: Any) -> Array:
+    got, expected = jax.tree.map(jnp.shape, goal), jax.tree.map(jnp.shape, problem.targets)
+    if got != expected:
+        raise ValueError(f"fit: goal must be like the outputs, got {got}, expected {expected}")
+    return problem.flatten(goal)
 
 
 class _Limits(eqx.Module):
