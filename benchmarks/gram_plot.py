@@ -25,6 +25,8 @@ def main():
         for name, label in LABELS.items():
             axes[0, column].loglog(x, [row["seconds"][name]["median"] for row in chosen], "o-", label=label)
             axes[1, column].loglog(x, [row["peak_bytes"][name] / 2**20 for row in chosen], "o-", label=label)
+        axes[1, column].set_xticks(x, [str(value) for value in x])
+        axes[1, column].minorticks_off()
         other = f"N = {chosen[0]['num_samples']}" if axis == "width" else f"width {chosen[0]['width']}"
         axes[0, column].set_title(f"10-w-w-w-1 tanh network, {other}", fontsize=10)
         axes[1, column].set_xlabel("width w" if axis == "width" else "samples N")
