@@ -281,7 +281,7 @@ def test_the_premise_of_rank_loss(seed):
 
 @pytest.mark.parametrize(("eps", "limit"), [(1e-6, 200), (1e-4, 100)])
 def test_steps_at_rank_loss(eps, limit):
-    # Measured at ε = 1e-6, atol 1e-9: 1196, 121, 143, 206, 186, 139, 111; the first start runs through nearly parallel units.
+    # Measured at ε = 1e-6, atol 1e-9: 1196, 121, 143, 206, 186, 139, 111; the first runs through nearly parallel units.
     tolerances = {"rtol": 1e-6, "atol": 1e-9}
     steps = [int(run_deficient(cf.adapted(eps=eps), seed, **tolerances).stats["num_steps"]) for seed in SEEDS]
     assert np.median(steps) <= limit, steps
