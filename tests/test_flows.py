@@ -1,6 +1,7 @@
 """Flows through parameter space against what theory says of their outputs, and against SciPy's integration of θ'."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -282,7 +283,7 @@ def test_the_premise_of_rank_loss(seed):
 @pytest.mark.parametrize(("eps", "limit"), [(1e-6, 200), (1e-4, 100)])
 def test_steps_at_rank_loss(eps, limit):
     # Measured at ε = 1e-6, atol 1e-9: 1196, 121, 143, 206, 186, 139, 111; the first runs through nearly parallel units.
-    tolerances = {"rtol": 1e-6, "atol": 1e-9}
+    tolerances: Any = {"rtol": 1e-6, "atol": 1e-9}
     steps = [int(run_deficient(cf.adapted(eps=eps), seed, **tolerances).stats["num_steps"]) for seed in SEEDS]
     assert np.median(steps) <= limit, steps
     assert steps[SEEDS.index(31)] <= limit
