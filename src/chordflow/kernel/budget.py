@@ -133,7 +133,7 @@ def _sample_bytes(traced: Traced, sample: Any, groups: Sequence[Group], leaves: 
     operands = sum(_operand_bytes(use.sizes, use.kind, traced.out.dtype) for use in traced.uses)
     columns = 0 if factors.columns is None else _nbytes(factors.columns)
     later = sum(q * itemsize * math.prod(_leaf_uses(traced, g)[0].sizes[1:]) for g in groups if g.later)
-    work = operands + max(taps, default=0) + sum(taps[i] for i in passing) + columns
+    work = max(operands + max(taps, default=0) + sum(taps[i] for i in passing), columns)
     return _SampleBytes(sum(map(_nbytes, jax.tree.leaves(factors))), work, later)
 
 

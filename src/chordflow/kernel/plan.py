@@ -44,7 +44,7 @@ def choose(traces: Sequence[Traced], sizes: Sequence[int], num_samples: int) -> 
         direct = next((why for why in reasons if why), None)
         layout = None if direct else _common_layout([use for uses in found for use in uses])
         if layout is None or direct:
-            later = not direct and _form_later(found, traces)
+            later = not direct and _form_later(found, traces, num_samples)
             groups.append(Group(leaf, (), "columns", None, direct, later))
             continue
         biases = _biases(leaf, traces, [i for i in range(len(sizes)) if i not in merged])
@@ -53,7 +53,7 @@ def choose(traces: Sequence[Traced], sizes: Sequence[int], num_samples: int) -> 
             merged.update(dict.fromkeys(biases, leaf))
             groups.append(Group(leaf, biases, "pairs", layout, None, work=work))
         else:
-            groups.append(Group(leaf, (), "columns", layout, None, _form_later(found, traces), work))
+            groups.append(Group(leaf, (), "columns", layout, None, _form_later(found, traces, num_samples), work))
     return tuple(group for group in groups if group.leaf not in merged)
 
 
@@ -98,8 +98,13 @@ def _covers(host: Use, bias: Use) -> bool:
     return set(host_a) == set(a) and {*host_b, *host_d} == {*b, *d}
 
 
-def _form_later(found: Sequence[Sequence[Use]], traces: Sequence[Traced]) -> bool:
-    """Whether to keep x and h rather than J. Forming costs 2A/TILE of what a tile's product costs, each time."""
+def _form_later(found: Sequence[Sequence[Use]], traces: Sequence[Traced], num_samples: int) -> bool:
+    """Whether to keep x and h rather than J. Forming costs 2A/TILE of what a tile's product costs, each time.
+
+    A single tile needs all of J at once, so that nothing is saved there.
+    """
+    if num_samples * max(trace.out.shape[0] for trace in traces) <= TILE:
+        return False
     kept = formed = positions = 0
     for uses, trace in zip(found, traces, strict=True):
         if not uses:
