@@ -263,6 +263,17 @@ def _shared():
     return Model(fn, {"w": normal(40, 40), "b": normal(40)}, normal(4, 40), rules)
 
 
+def _both_signs():
+    """A bias that is subtracted once and added once, beside products of a shared matrix, and another beside none."""
+
+    def fn(p, x):
+        x = jnp.tanh(jnp.tanh(x @ p["w"] - p["b"]) @ p["w"] + p["b"])
+        return jnp.sin(x - p["c"]) + p["c"]
+
+    rules = {"['w']": "dense pairs", "['b']": "bias with pairs", "['c']": "bias columns"}
+    return Model(fn, {"w": normal(40, 40), "b": normal(40), "c": normal(40)}, normal(4, 40), rules)
+
+
 def _products_of_leaves():
     def fn(p, x):
         return x @ (p["a"] @ p["b"]).T - p["c"]
@@ -305,6 +316,7 @@ ZOO: dict[str, Callable[[], Model]] = {
     "checkpoint": _checkpoint,
     "ensemble": _ensemble,
     "shared": _shared,
+    "both signs": _both_signs,
     "products of leaves": _products_of_leaves,
     "scalars": _scalars,
 }
