@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from chordflow.kernel.factors import sample_factors
-from chordflow.kernel.plan import TILE, Group
+from chordflow.kernel.plan import SINGLE, TILE, Group
 from chordflow.kernel.trace import Traced
 from chordflow.memory import available_memory
 
@@ -82,7 +82,8 @@ def fit(
         return Budget(arguments, result, kept + work, max(tile - work, 0), step, blocked)
 
     narrow = kind == "full" or any(group.later for group in groups)
-    largest = balanced(max(rows + (cols or [])), max(1, TILE // max(outputs)) if narrow else TILE)
+    most, usual = max(rows + (cols or [])), max(1, TILE // max(outputs)) if narrow else TILE
+    largest = most if most <= SINGLE * usual else balanced(most, usual)
     best = budget(largest, blocked=kind == "blocks")
     while limit is not None and best.peak > limit:
         if best.blocked and best.step == 1:
@@ -92,7 +93,7 @@ def fit(
 
 
 def balanced(num: int, step: int) -> int:
-    """Tiles of equal size: of 300 samples two tiles of 150 rather than 256 and 44, which would overlap."""
+    """Tiles of equal size: of 400 samples two tiles of 200 rather than 256 and 144, which would overlap."""
     return math.ceil(num / math.ceil(num / step))
 
 

@@ -17,6 +17,9 @@ PASS = 4.0
 # Rows and columns of a tile of the matrix: factors and tile stay in the second-level cache.
 TILE = 256
 
+# A matrix of up to so many tiles' width is one tile: symmetry saves less than a loop costs.
+SINGLE = 1.5
+
 
 @dataclass(frozen=True)
 class Group:
@@ -103,7 +106,7 @@ def _form_later(found: Sequence[Sequence[Use]], traces: Sequence[Traced], num_sa
 
     A single tile needs all of J at once, so that nothing is saved there.
     """
-    if num_samples * max(trace.out.shape[0] for trace in traces) <= TILE:
+    if num_samples * max(trace.out.shape[0] for trace in traces) <= SINGLE * TILE:
         return False
     kept = formed = positions = 0
     for uses, trace in zip(found, traces, strict=True):
