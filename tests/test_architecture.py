@@ -52,7 +52,7 @@ LAYERS = (
     ("theory",),
     ("losses", "data", "models"),
     ("projection", "sources", "files"),
-    ("extras", "bounds", "memory", "parameters"),
+    ("extras", "bounds", "lookup", "memory", "parameters"),
 )
 RANK = {name: len(LAYERS) - i for i, names in enumerate(LAYERS) for name in names}
 

@@ -87,7 +87,7 @@ MISTAKES = {
     ),
     "unknown key": (
         lambda: build("mlp", (3,), 2, width=3),
-        "model.width = 3: unknown key, expected one of widths, activation, init, scale, dtype",
+        "model.width = 3: unknown key, did you mean model.widths. Known: widths, activation, init, scale, dtype",
     ),
     "unknown activation": (
         lambda: mlp((3, 2), activation="tan"),

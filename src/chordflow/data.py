@@ -1,6 +1,5 @@
 """Data sets as NumPy arrays: a seeded training part, the held-out rest, and the scaling that was fitted."""
 
-import difflib
 import operator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from chordflow.lookup import chosen
 from chordflow.sources import SOURCES, TASKS, Raw, Source, Task
 
 
@@ -141,7 +141,7 @@ def load(
     >>> bool((data.inputs[:100] == load("digits", samples=100).inputs).all())
     True
     """
-    source = _source(name)
+    source = chosen("data.name", name, SOURCES, "data set")
     raw = source.read(**_options(name, source, path=path, task=task, target=target))
     _check_raw(name, raw)
     available = len(raw.inputs) - raw.held_out
@@ -172,14 +172,6 @@ def load(
         input_scaling=input_scaling,
         target_scaling=target_scaling,
     )
-
-
-def _source(name: Any) -> Source:
-    if isinstance(name, str) and name in SOURCES:
-        return SOURCES[name]
-    close = difflib.get_close_matches(str(name), SOURCES, n=1)
-    hint = f"did you mean {close[0]}? Known: " if close else "expected one of "
-    raise ValueError(f"data.name = {name!r}: unknown data set, {hint}{', '.join(SOURCES)}")
 
 
 def _options(name: str, source: Source, **options: Any) -> dict[str, Any]:

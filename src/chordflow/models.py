@@ -5,9 +5,7 @@ the function as a static argument compiles once. None has state, and all support
 and derivatives of derivatives.
 """
 
-import difflib
 import functools
-import importlib
 import itertools
 import math
 import operator
@@ -20,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, PyTree
+
+from chordflow.lookup import chosen, referenced, suggestion
 
 Layer = dict[str, Float[Array | np.ndarray, "..."]]
 Input = Float[Array | np.ndarray, "..."]
@@ -62,15 +62,7 @@ def is_smooth(activation: str) -> bool:
 
 
 def _activation(name: Any) -> Activation:
-    return _choice("model.activation", name, ACTIVATIONS)
-
-
-def _choice(key: str, name: Any, known: dict[str, Any]) -> Any:
-    if isinstance(name, str) and name in known:
-        return known[name]
-    close = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"did you mean {close[0]}? Known: " if close else "expected one of "
-    raise ValueError(f"{key} = {name!r}: unknown, {hint}{', '.join(known)}")
+    return chosen("model.activation", name, ACTIVATIONS)
 
 
 # Initial laws. Drawn with NumPy: nothing to compile, and float32 parameters are the float64 ones, rounded.
@@ -398,7 +390,7 @@ def from_reference(reference: str, input_shape: tuple[int, ...], num_outputs: in
     8
     >>> del sys.modules["mynetworks"]
     """
-    function = _imported(reference)
+    function = referenced("model.name", reference)
     made = function(input_shape, num_outputs, seed)
     if not isinstance(made, tuple | list) or len(made) != 2 or not callable(made[0]):
         raise ValueError(f"model.name = {reference!r}: returned {_kind(made)}, expected a pair (apply, params)")
@@ -418,26 +410,6 @@ def from_reference(reference: str, input_shape: tuple[int, ...], num_outputs: in
 
 def _kind(value: Any) -> str:
     return f"{type(value).__name__} of length {len(value)}" if isinstance(value, tuple | list) else type(value).__name__
-
-
-def _imported(reference: str) -> Callable[..., Any]:
-    module_name, colon, attribute = reference.partition(":")
-    if not (colon and attribute and all(part.isidentifier() for part in module_name.split("."))):
-        raise ValueError(f"model.name = {reference!r}: expected package.module:function")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        # A module that is there but imports a missing one is another mistake, to be seen in full.
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise ValueError(
-            f"model.name = {reference!r}: no module {error.name!r}; install it or put its folder on PYTHONPATH"
-        ) from None
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        got = "is not callable" if hasattr(module, attribute) else "does not exist"
-        raise ValueError(f"model.name = {reference!r}: {attribute!r} {got} in {module_name}, expected a function there")
-    return function
 
 
 def _build_mlp(input_shape: tuple[int, ...], num_outputs: int, *, widths: Any = (64,), **options: Any) -> NetworkModel:
@@ -487,9 +459,9 @@ def build(name: str, input_shape: Any, num_outputs: Any, *, seed: Any = 0, **opt
         if options:
             raise ValueError(f"model.{next(iter(options))}: model.name = {name!r} takes no options, expected none")
         return from_reference(name, shape, q, seed)
-    make = _choice("model.name", name, {**MODELS, "package.module:function": None})
+    make: Callable[..., NetworkModel] = chosen("model.name", name, {**MODELS, "package.module:function": from_reference})
     for key in options:
         if key not in OPTIONS:
-            raise ValueError(f"model.{key} = {options[key]!r}: unknown key, expected one of {', '.join(OPTIONS)}")
-    init = _choice("model.init", options.pop("init", "normal"), INITS)
+            raise ValueError(f"model.{key} = {options[key]!r}: unknown key, {suggestion(key, OPTIONS, 'model.')}")
+    init = chosen("model.init", options.pop("init", "normal"), INITS)
     return make(shape, q, seed=seed, init=init(options.pop("scale", 1.0)), **options)
