@@ -459,7 +459,8 @@ def build(name: str, input_shape: Any, num_outputs: Any, *, seed: Any = 0, **opt
         if options:
             raise ValueError(f"model.{next(iter(options))}: model.name = {name!r} takes no options, expected none")
         return from_reference(name, shape, q, seed)
-    make: Callable[..., NetworkModel] = chosen("model.name", name, {**MODELS, "package.module:function": from_reference})
+    known: dict[str, Callable[..., NetworkModel]] = {**MODELS, "package.module:function": from_reference}
+    make = chosen("model.name", name, known)
     for key in options:
         if key not in OPTIONS:
             raise ValueError(f"model.{key} = {options[key]!r}: unknown key, {suggestion(key, OPTIONS, 'model.')}")
