@@ -208,13 +208,18 @@ def test_outputs_follow_a_path(gain):
     assert relative(traj.outputs - jax.vmap(bent)(TS), 1.0) <= tol("float64", "default_run")
 
 
-def test_gain_pulls_back_to_the_path_and_without_it_the_distance_stays():
-    for gain in (0.0, 10.0):
-        traj = run(cf.along(displaced, gain=gain), TS)
-        distance = jax.vmap(displaced)(TS) - traj.outputs
-        # κ per unit of t: what is left is e^(−κt) of the 0.25 at the start.
-        expected = 0.25 * jnp.exp(-gain * TS)[:, None, None] * jnp.ones((1, WIDE_N, 2))
-        np.testing.assert_allclose(distance, expected, atol=tol("float64", "default_run"))
+@pytest.mark.parametrize("gain", [2.0, 10.0])
+def test_gain_pulls_back_to_the_path(gain):
+    traj = run(cf.along(displaced, gain=gain), TS)
+    distance = jax.vmap(displaced)(TS) - traj.outputs
+    # κ per unit of t: what is left is e^(−κt) of the 0.25 at the start.
+    expected = 0.25 * jnp.exp(-gain * TS)[:, None, None] * jnp.ones((1, WIDE_N, 2))
+    np.testing.assert_allclose(distance, expected, atol=tol("float64", "default_run"))
+
+
+def test_without_a_gain_a_path_that_starts_elsewhere_is_refused():
+    with pytest.raises(ValueError, match=r"path\(0\) is 0.25 away from the outputs at the start"):
+        run(cf.along(displaced), TS)
 
 
 # --- weights and terms ----------------------------------------------------------------------------------------------

@@ -326,6 +326,14 @@ add(
             r"path must be a function path\(t\) -> outputs, got ndarray",
             lambda: cf.along(targets),
         ),
+        "a route of numbers": (
+            r"path must be a function fn\(t, x0, y\) -> outputs, got ndarray",
+            lambda: velocities.Route(targets),
+        ),
+        "a path that starts elsewhere": (
+            r"path\(0\) is .* away from the outputs at the start, .* start the path at .* or give a gain",
+            lambda: evolve(cf.along(lambda t: t * targets)),
+        ),
         "a negative gain": (
             r"along\(\): gain must be in \[0, inf\), got -1",
             lambda: cf.along(lambda t: t, gain=-1.0),

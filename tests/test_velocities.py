@@ -12,7 +12,7 @@ from tolerances import tol
 import chordflow as cf
 from chordflow import velocities
 from chordflow.losses import smooth_labels
-from chordflow.velocities import Along, Descent, Straight
+from chordflow.velocities import Along, Descent, Route, Straight
 
 ROUNDING = tol("float64", "rounding")
 PARAMS = wide_params()
@@ -29,10 +29,15 @@ def path(t):
     return X0 + jnp.sin(3 * t) * jnp.ones_like(X0)
 
 
+def between(t, x0, y):
+    return x0 + t**2 * (y - x0)
+
+
 BOUND = {
     "Descent": (Descent(), True, 1),
     "Straight": (Straight(), False, 1),
     "Along": (Along(path, 2.0), False, 0),
+    "Route": (Route(between, 2.0), False, 0),
 }
 
 
@@ -114,7 +119,30 @@ def test_a_path_is_followed_at_its_own_speed_and_pulled_back_to():
     np.testing.assert_allclose(back, 2.0 * (PROBLEM.flatten(path(T)) - X), atol=ROUNDING)
 
 
+def test_a_path_that_starts_elsewhere_needs_a_gain():
+    def displaced(t):
+        return path(t).at[1, 0].add(-0.25)
+
+    with pytest.raises(ValueError, match=r"path\(0\) is 0.25 away from the outputs .* or give a gain"):
+        Along(displaced).bind(PROBLEM, X0)
+    with pytest.raises(ValueError, match=r"path\(0\) is nan away"):
+        Along(lambda t: path(t) * jnp.nan).bind(PROBLEM, X0)
+    Along(displaced, 0.5).bind(PROBLEM, X0)
+    # Rounding of the start is no distance, nor is an absent sample; traced values cannot be looked at.
+    Along(lambda t: path(t) * (1 + 1e-9)).bind(PROBLEM, X0)
+    Along(displaced).bind(wide(weights=jnp.asarray([1.0, 0.0, 1.0, 1.0])), X0)
+    jax.jit(lambda x0: Along(displaced).bind(PROBLEM, x0)(PROBLEM, T, X))(X0)
+
+
+def test_a_route_is_the_path_between_its_ends():
+    x = X0 + 0.3**2 * (PROBLEM.targets - X0)
+    expected = PROBLEM.flatten(0.6 * (PROBLEM.targets - X0) + 2.0 * (x - PROBLEM.unflatten(X)))
+    np.testing.assert_allclose(Route(between, 2.0).bind(PROBLEM, X0)(PROBLEM, T, X), expected, atol=ROUNDING)
+    with pytest.raises(ValueError, match="gain must be in"):
+        Route(between, -1.0)
+
+
 def test_a_path_for_several_terms():
     outputs = TWO.outputs(PARAMS)
-    bound = Along(lambda t: tuple((k + 1) * t * jnp.ones_like(x) for k, x in enumerate(outputs))).bind(TWO, outputs)
+    bound = Along(lambda t: tuple(x + (k + 1) * t for k, x in enumerate(outputs))).bind(TWO, outputs)
     np.testing.assert_allclose(bound(TWO, T, jnp.zeros(16)), [1.0] * 8 + [2.0] * 8, atol=ROUNDING)

@@ -117,13 +117,25 @@ class Straight(AbstractVelocity):
         return Affine(jnp.zeros((), x0.dtype), goal - x0)
 
 
+class BetweenEnds(eqx.Module):
+    """t → fn(t, x(0), y), with the ends as data of a compiled run."""
+
+    fn: Callable[[Scalar, Any, Any], Any]
+    start: Any
+    end: Any
+
+    def __call__(self, t: Scalar) -> Any:
+        """The path at time t."""
+        return self.fn(t, self.start, self.end)
+
+
 class Along(AbstractVelocity):
     """u = ẋ*(t) + κ (x*(t) − x) along a prescribed path, t in [0, 1]; κ pulls the outputs back to it.
 
     Parameters
     ----------
     path
-        Differentiable ``path(t) -> outputs-like``; starts at the initial outputs.
+        Differentiable ``path(t) -> outputs-like``; starts at the initial outputs, unless a gain pulls them to it.
     gain
         κ ≥ 0, per unit of t.
     """
@@ -132,9 +144,7 @@ class Along(AbstractVelocity):
     gain: Scalar | float = 0.0
 
     def __check_init__(self):
-        if not callable(self.path):
-            raise ValueError(f"along(): path must be a function path(t) -> outputs, got {type(self.path).__name__}")
-        require_within("along()", "gain", self.gain, 0)
+        _check_path(self.path, "path(t)", self.gain)
 
     @property
     def is_autonomous(self) -> bool:
@@ -142,11 +152,66 @@ class Along(AbstractVelocity):
         return False
 
     def bind(self, problem: Problem, outputs_0: OutputsLike) -> Tracking:
-        """Check the shape of the path's value."""
+        """Check the shape of the path and, without a gain, that it starts at ``outputs_0`` (to half the digits)."""
         x0 = problem.flatten(outputs_0)
         value = jax.eval_shape(self.path, jax.ShapeDtypeStruct((), x0.dtype))
         expected = jax.tree.map(lambda x: x.shape, outputs_0)
         if jax.tree.map(lambda x: x.shape, value) != expected:
             got = jax.tree.map(lambda x: x.shape, value)
             raise ValueError(f"along(): path(t) must be like the outputs {expected}, got {got}")
+        self._check_start(problem, x0)
         return Tracking(self.path, jnp.asarray(self.gain, x0.dtype))
+
+    def _check_start(self, problem: Problem, x0: Flat) -> None:
+        start, weights = problem.flatten(self.path(jnp.zeros((), x0.dtype))), problem.inner_product
+        if not is_concrete(start, x0, weights, self.gain) or self.gain > 0:
+            return
+        apart, largest = jnp.abs(start - x0), jnp.maximum(jnp.abs(start), jnp.abs(x0))
+        # Samples of weight 0 are as if absent.
+        distance, size = (float(jnp.max(jnp.where(weights > 0, part, 0))) for part in (apart, largest))
+        if not distance <= float(jnp.finfo(x0.dtype).eps) ** 0.5 * size:
+            raise ValueError(
+                f"along(): path(0) is {distance:.3g} away from the outputs at the start, and with gain=0 it stays so: "
+                "start the path at problem.outputs(params), or give a gain, as in gain=10"
+            )
+
+
+class Route(AbstractVelocity):
+    """As :class:`Along`, for a path that is told its ends: x*(t) = fn(t, x(0), y), x(0) at t = 0.
+
+    Parameters
+    ----------
+    fn
+        Differentiable ``fn(t, x0, y) -> outputs-like``; x0 the outputs at the start and y the targets, outputs-like.
+    gain
+        κ ≥ 0, per unit of t.
+
+    Examples
+    --------
+    A path that leaves and arrives at rest:
+
+    >>> import chordflow as cf
+    >>> smoothly = cf.velocities.Route(lambda t, x0, y: x0 + t**2 * (3 - 2 * t) * (y - x0))
+    >>> flow = cf.Flow(smoothly, cf.filters.Damped())
+    """
+
+    fn: Callable[[Scalar, Any, Any], Any]
+    gain: Scalar | float = 0.0
+
+    def __check_init__(self):
+        _check_path(self.fn, "fn(t, x0, y)", self.gain)
+
+    @property
+    def is_autonomous(self) -> bool:
+        """No: its own t runs from 0 to 1."""
+        return False
+
+    def bind(self, problem: Problem, outputs_0: OutputsLike) -> Tracking:
+        """As for :class:`Along`."""
+        return Along(BetweenEnds(self.fn, outputs_0, problem.targets), self.gain).bind(problem, outputs_0)
+
+
+def _check_path(path: Any, form: str, gain: Any) -> None:
+    if not callable(path):
+        raise ValueError(f"along(): path must be a function {form} -> outputs, got {type(path).__name__}")
+    require_within("along()", "gain", gain, 0)
