@@ -1,5 +1,7 @@
 """Fit: the trainer's laws, against closed forms and scipy."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,8 @@ import pytest
 import scipy.optimize
 
 import chordflow as cf
-from chordflow import models
-from chordflow.training.linearise import Aim
-from chordflow.training.spectral import initial_damping, step
+from chordflow import models, solve
+from chordflow.solve import SVD, Cholesky, Iterative
 
 RNG = np.random.default_rng(0)
 ROWS = jnp.asarray(RNG.normal(size=(12, 4)))
@@ -52,22 +53,15 @@ def test_a_curve_is_fitted_to_the_last_digit_and_the_cost_never_rises():
     assert float(CURVE.cost(fit.params)) == pytest.approx(float(fit.cost), rel=1e-9)
 
 
-def test_following_the_line_saves_steps():
-    problem = cf.Problem(models.MLP("tanh"), ROWS, jnp.sin(2 * ROWS[:, :1]))
-    params = models.mlp((4, 6, 1), seed=1).params
-    start = float(problem.cost(params))
-    followed = cf.fit(problem, params, target=1e-16 * start)
-    # Damping alone: neither second order nor corrections (order 1 is what models without a forward derivative get).
-    plain = 0
-    aim = Aim(problem, params, None, jnp.asarray(0.0))
-    theta, cost = problem.ravel(params)[0], jnp.asarray(start)
-    lam = initial_damping(aim, theta)
-    take = jax.jit(lambda th, c, lam: step(aim, th, c, lam, order=1, corrections=0)[:3])
-    while cost > 1e-16 * start and plain < 50:
-        theta, cost, lam = take(theta, cost, lam)
-        plain += 1
-    assert followed.result_name == "target_reached"
-    assert len(followed.history.cost) < plain
+def tanh_problem():
+    return cf.Problem(models.MLP("tanh"), ROWS, jnp.sin(2 * ROWS[:, :1])), models.mlp((4, 6, 1), seed=1).params
+
+
+@pytest.mark.parametrize("less", [{"corrections": 0}, {"reuses": 0}, {"corrections": 0, "reuses": 0}])
+def test_following_the_line_takes_the_cost_down_faster(less):
+    problem, params = tanh_problem()
+    followed, plain = cf.fit(problem, params, max_steps=4), cf.fit(problem, params, max_steps=4, **less)
+    assert float(followed.cost) < 0.1 * float(plain.cost)
 
 
 def test_cross_entropy_finds_scipys_minimum():
@@ -97,10 +91,11 @@ def test_terms_and_weights_are_those_of_the_problem():
 
 
 def test_a_restart_goes_on_exactly():
-    whole = cf.fit(CURVE, START, max_steps=6)
-    half = cf.fit(CURVE, START, max_steps=3)
-    rest = cf.fit(CURVE, START, max_steps=6, state=half.state)
-    assert np.array_equal(rest.params, whole.params)
+    problem, params = tanh_problem()
+    whole = cf.fit(problem, params, max_steps=4)
+    half = cf.fit(problem, params, max_steps=2)
+    rest = cf.fit(problem, params, max_steps=4, state=half.state)
+    assert np.array_equal(rest.state.theta, whole.state.theta)
     assert np.array_equal(np.concatenate([half.history.cost, rest.history.cost]), whole.history.cost)
 
 
@@ -139,6 +134,46 @@ def test_how_a_fit_ends(options, result):
     assert cf.fit(CURVE, START, **options).result_name == result
 
 
+METHODS = {"SVD": SVD(), "Cholesky": Cholesky(), "Iterative": Iterative(rank=4)}
+
+
+@pytest.mark.parametrize(
+    ("rows", "loss", "alpha"),
+    [(12, cf.CrossEntropy(), 0.0), (3, cf.SquaredError(), 0.0), (3, cf.CrossEntropy(), 0.05)],
+    ids=["tall entropy", "wide squares", "wide entropy with penalty"],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_finds_the_same_minimum(method, rows, loss, alpha):
+    labels = jnp.asarray(RNG.dirichlet(np.ones(3), size=rows))
+    problem = cf.Problem(lambda w, row: row @ w.reshape(4, 3), ROWS[:rows], labels, loss=loss)
+    fit = cf.fit(problem, jnp.full(12, 0.1), alpha=alpha, max_steps=60, linear_solver=METHODS[method])
+
+    def penalised(w):
+        return problem.cost(w) + 0.5 * alpha * jnp.sum(w**2)
+
+    oracle = scipy.optimize.minimize(jax.jit(penalised), np.full(12, 0.1), jac=jax.jit(jax.grad(penalised)), tol=1e-12)
+    assert float(fit.cost) == pytest.approx(oracle.fun, abs=1e-9)
+    assert fit.method == METHODS[method]
+
+
+def test_every_method_has_been_tried():
+    public = {c for c in vars(solve).values() if inspect.isclass(c) and issubclass(c, solve.AbstractMethod)}
+    assert {type(m) for m in METHODS.values()} == public - {solve.AbstractMethod}
+
+
+def test_drawn_samples_are_drawn_anew_for_each_step_and_restart_exactly():
+    term = cf.Term(curve, lambda key: jax.random.uniform(key, (6, 1)), lambda z: 2 * jnp.exp(-3 * z) + 0.1 * z**2)
+    problem = cf.Problem.from_terms([term])
+    whole = cf.fit(problem, START, max_steps=6, key=jax.random.key(3))
+    half = cf.fit(problem, START, max_steps=3, key=jax.random.key(3))
+    rest = cf.fit(problem, START, max_steps=6, state=half.state)
+    assert np.array_equal(rest.params, whole.params)
+    other = cf.fit(problem, START, max_steps=6, key=jax.random.key(4))
+    assert not np.array_equal(other.params, whole.params)
+    # The cost is that of newly drawn points, so that it cannot only fall.
+    assert np.any(np.diff(whole.history.cost) > 0)
+
+
 def test_no_progress_at_a_minimum_keeps_the_parameters():
     fit = cf.fit(cf.Problem(linear, ROWS, VALUES), jnp.zeros(4), max_steps=60)
     assert fit.result_name == "no_progress"
@@ -157,9 +192,12 @@ def test_a_domain_left_is_rejected_and_the_last_good_parameters_are_kept():
     [
         ({"max_steps": 0}, "max_steps must be an integer of at least 1"),
         ({"corrections": -1}, "corrections must be an integer of at least 0"),
+        ({"reuses": -1}, "reuses must be an integer of at least 0"),
+        ({"gradient_tol": -1.0}, "gradient_tol must be in"),
+        ({"goal": jnp.zeros((3, 1))}, "goal must be like the outputs"),
         ({"target": 0.0}, "target must be positive or None"),
         ({"time_limit": -1.0}, "time_limit must be positive"),
-        ({"alpha": -0.1}, "alpha must be non-negative"),
+        ({"alpha": -0.1}, "alpha must be in"),
     ],
 )
 def test_a_mistake_is_one_line(options, text):

@@ -40,9 +40,10 @@ class Term(eqx.Module):
     fn
         ``fn(params, sample) -> (Q,)``, pure; ``sample`` is one row of ``samples``.
     samples
-        A pytree of arrays with a common leading axis N.
+        A pytree of arrays with a common leading axis N; or a function ``samples(key)`` that draws such a tree: then
+        these are the points of ``jax.random.key(0)``, and :func:`chordflow.fit` draws anew for each step.
     targets
-        (N, Q), floating.
+        (N, Q), floating; or, with drawn samples, a function ``targets(samples) -> (N, Q)``.
     weight
         w ≥ 0, the term's weight in C.
     weights
@@ -60,6 +61,8 @@ class Term(eqx.Module):
     targets: Float[Array, "N Q"]
     weight: Float[Array, ""]
     weights: Float[Array, " N"]
+    draw: Callable[[Array], PyTree] | None = eqx.field(static=True)
+    label: Callable[[PyTree], Array] | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -73,6 +76,9 @@ class Term(eqx.Module):
         if not callable(fn):
             raise ValueError(f"Term: fn must be a function fn(params, sample) -> (Q,), got {type(fn).__name__}")
         self.fn = fn
+        self.draw = samples if callable(samples) else None
+        self.label = targets if callable(targets) else None  # pyright: ignore[reportAttributeAccessIssue]
+        samples, targets = self._drawn(samples, targets)
         self.samples = jax.tree.map(_as_array, samples)
         self.targets = targets = _as_array(targets)
         if not jnp.issubdtype(targets.dtype, jnp.floating):
@@ -101,6 +107,27 @@ class Term(eqx.Module):
             )
         if is_concrete(self.samples, self.targets, self.weight, self.weights):
             self._check_values()
+
+    def _drawn(self, samples: Any, targets: Any) -> tuple[Any, Any]:
+        """The samples of key 0 and their targets, where these are functions."""
+        if self.draw is not None:
+            samples = self.draw(jax.random.key(0))
+        elif self.label is not None:
+            raise ValueError("Term: targets may be a function of the samples only where samples is a function of a key")
+        return samples, targets if self.label is None else self.label(samples)
+
+    def redrawn(self, key: Array) -> "Term":
+        """The same term with the samples of another key; itself where the samples are fixed."""
+        if self.draw is None:
+            return self
+        samples = self.draw(key)
+        got, expected = jax.tree.map(jnp.shape, samples), jax.tree.map(jnp.shape, self.samples)
+        if got != expected:
+            raise ValueError(
+                f"Term: samples(key) must return the same shapes for every key, got {got} after {expected}"
+            )
+        targets = self.targets if self.label is None else self.label(samples)
+        return eqx.tree_at(lambda term: (term.samples, term.targets), self, (samples, targets))
 
     def _check_values(self) -> None:
         named = [("inputs", leaf) for leaf in jax.tree.leaves(self.samples)]
@@ -229,6 +256,30 @@ class Problem(eqx.Module):
         theta, frozen = self.partition(params)
         flat, unravel = ravel_pytree(theta)
         return flat, lambda vector: eqx.combine(unravel(vector), frozen)
+
+    # --- drawn samples ----------------------------------------------------------------------------------------
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether any term draws its samples from a key."""
+        return any(term.draw is not None for term in self.terms)
+
+    def redrawn(self, key: Array) -> "Problem":
+        """The problem on the samples of another key, one split of it per term; itself where all samples are fixed.
+
+        Examples
+        --------
+        >>> import jax, jax.numpy as jnp
+        >>> term = Term(lambda w, z: w * z, lambda key: jax.random.uniform(key, (5, 1)), lambda z: 3 * z)
+        >>> problem = Problem.from_terms([term])
+        >>> float(problem.cost(jnp.array([3.0]))), float(problem.redrawn(jax.random.key(1)).cost(jnp.array([3.0])))
+        (0.0, 0.0)
+        """
+        if not self.is_drawn:
+            return self
+        keys = jax.random.split(key, len(self.terms))
+        terms = tuple(term.redrawn(k) for term, k in zip(self.terms, keys, strict=True))
+        return eqx.tree_at(lambda problem: problem.terms, self, terms)
 
     # --- output space -----------------------------------------------------------------------------------------
 

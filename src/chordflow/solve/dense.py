@@ -3,6 +3,7 @@
 from abc import abstractmethod
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 from jaxtyping import Array, Float
@@ -14,15 +15,40 @@ Scalar = Float[Array, ""]
 
 
 class AbstractFactor(eqx.Module):
-    """A factorisation at one point, reusable for many right-hand sides."""
+    """The damped inverse of A at one point and one λ, reusable for many right-hand sides."""
 
     @abstractmethod
     def damped(self, v: Float[Array, " n"], passes: int) -> Float[Array, " K"]:
         """Σ (1 − (λ/(σ²+λ))^m)/σ vᵢuᵢᵀv: m passes of iterated Tikhonov."""
 
     @abstractmethod
+    def shifted(self, b: Float[Array, " K"]) -> Float[Array, " K"]:
+        """(AᵀA + λ)⁻¹ b."""
+
+    @abstractmethod
+    def push(self, v: Float[Array, " K"]) -> Float[Array, " n"]:
+        """A v."""
+
+    @abstractmethod
     def effective_dimension(self) -> Scalar:
         """Σ σ²/(σ²+λ)."""
+
+    def dimension_estimate(self) -> Scalar:
+        """The effective dimension to a few per cent, at the price of a few solves."""
+        return self.effective_dimension()
+
+
+class AbstractDecomposition(eqx.Module):
+    """What is known of A at one point before λ is chosen: triplets, a Gram matrix, or a sketch."""
+
+    @abstractmethod
+    def at(self, lam: Scalar) -> AbstractFactor:
+        """The factor for one λ."""
+
+    @property
+    @abstractmethod
+    def scale(self) -> Scalar:
+        """σ_max², or an upper bound of it that costs nothing: the trace."""
 
 
 class AbstractMethod(eqx.Module):
@@ -33,8 +59,12 @@ class AbstractMethod(eqx.Module):
         """The smallest ratio σ/σ_max that the factorisation sees above its own rounding."""
 
     @abstractmethod
+    def decompose(self, A: WeightedJacobian) -> AbstractDecomposition:
+        """The part of the work that all λ share."""
+
     def factorise(self, A: WeightedJacobian, lam: Scalar) -> AbstractFactor:
-        """Factor A at its point."""
+        """Factor A at its point for one λ."""
+        return self.decompose(A).at(lam)
 
 
 class Cholesky(AbstractMethod):
@@ -51,14 +81,29 @@ class Cholesky(AbstractMethod):
         """
         return 4 * float(jnp.finfo(dtype).eps) ** 0.5
 
-    def factorise(self, A: WeightedJacobian, lam: Scalar) -> "SampleFactor | ParameterFactor":
-        """One Cholesky factorisation."""
-        n, K = A.shape
-        G = A.small_gram()
+    def decompose(self, A: WeightedJacobian) -> "Gram":
+        """The smaller Gram matrix."""
+        return Gram(A, A.small_gram())
+
+
+class Gram(AbstractDecomposition):
+    """The smaller of AAᵀ and AᵀA, (m, m)."""
+
+    A: WeightedJacobian
+    matrix: Float[Array, "m m"]
+
+    def at(self, lam: Scalar) -> "SampleFactor | ParameterFactor":
+        """One Cholesky factorisation, m³/3."""
         # λ = 0 only where D = 0 at the start; any damping then gives θ' = 0.
         damping = jnp.where(lam > 0, lam, 1)
-        factor = jnp.linalg.cholesky(G + damping * jnp.eye(G.shape[0], dtype=G.dtype))
-        return (SampleFactor if n <= K else ParameterFactor)(A, factor, damping)
+        factor = jnp.linalg.cholesky(self.matrix + damping * jnp.eye(self.matrix.shape[0], dtype=self.matrix.dtype))
+        n, K = self.A.shape
+        return (SampleFactor if n <= K else ParameterFactor)(self.A, factor, damping)
+
+    @property
+    def scale(self) -> Scalar:
+        """Σσ²: the trace, which needs no power iteration."""
+        return jnp.trace(self.matrix)
 
 
 class CholeskyFactor(AbstractFactor):
@@ -68,11 +113,21 @@ class CholeskyFactor(AbstractFactor):
     factor: Float[Array, "m m"]
     lam: Scalar
 
+    def push(self, v: Float[Array, " K"]) -> Float[Array, " n"]:
+        """A v, by a product with the Jacobian."""
+        return self.A.mv(v)
+
     def effective_dimension(self) -> Scalar:
         """Σ σ²/(σ²+λ) = m − λ |L⁻¹|²_F, to the Gram matrix's rounding relative to λ; m³/3 work."""
         eye = jnp.eye(self.factor.shape[0], dtype=self.factor.dtype)
         inverse = jsl.solve_triangular(self.factor, eye, lower=True)
         return self.factor.shape[0] - self.lam * jnp.sum(inverse**2)
+
+    def dimension_estimate(self) -> Scalar:
+        """The same with the trace estimated from 16 random signs (Hutchinson), always the same ones."""
+        signs = jax.random.rademacher(jax.random.key(0), (self.factor.shape[0], 16), self.factor.dtype)
+        half = jsl.solve_triangular(self.factor, signs, lower=True)
+        return self.factor.shape[0] - self.lam * jnp.mean(jnp.sum(half**2, axis=0))
 
 
 class SampleFactor(CholeskyFactor):
@@ -85,16 +140,29 @@ class SampleFactor(CholeskyFactor):
             z = z + jsl.cho_solve((self.factor, True), v - self.A.mv(self.A.rmv(z)))
         return self.A.rmv(z)
 
+    def shifted(self, b: Float[Array, " K"]) -> Float[Array, " K"]:
+        """(b − Aᵀ(AAᵀ+λ)⁻¹Ab)/λ, with one pass of refinement for the digits that the difference cancels."""
+
+        def once(b: Float[Array, " K"]) -> Float[Array, " K"]:
+            return (b - self.A.rmv(jsl.cho_solve((self.factor, True), self.A.mv(b)))) / self.lam
+
+        v = once(b)
+        return v + once(b - self.lam * v - self.A.rmv(self.A.mv(v)))
+
 
 class ParameterFactor(CholeskyFactor):
     """L Lᵀ = AᵀA + λ (K, K)."""
 
     def damped(self, v: Float[Array, " n"], passes: int) -> Float[Array, " K"]:
         """M passes of θ ← θ + (AᵀA+λ)⁻¹Aᵀ(v − Aθ)."""
-        theta = jsl.cho_solve((self.factor, True), self.A.rmv(v))
+        theta = self.shifted(self.A.rmv(v))
         for _ in range(passes - 1):
-            theta = theta + jsl.cho_solve((self.factor, True), self.A.rmv(v - self.A.mv(theta)))
+            theta = theta + self.shifted(self.A.rmv(v - self.A.mv(theta)))
         return theta
+
+    def shifted(self, b: Float[Array, " K"]) -> Float[Array, " K"]:
+        """One solve."""
+        return jsl.cho_solve((self.factor, True), b)
 
 
 class SVD(AbstractMethod):
@@ -104,24 +172,39 @@ class SVD(AbstractMethod):
         """Machine epsilon."""
         return float(jnp.finfo(dtype).eps)
 
-    def factorise(self, A: WeightedJacobian, lam: Scalar) -> "SpectralFactor":
+    def decompose(self, A: WeightedJacobian) -> "Triplets":
         """One thin singular value decomposition."""
-        U, sigma, Vt = jnp.linalg.svd(A.as_matrix(), full_matrices=False)
-        return SpectralFactor(U, sigma, Vt, lam)
+        return Triplets(*jnp.linalg.svd(A.as_matrix(), full_matrices=False))
 
 
-class SpectralFactor(AbstractFactor):
-    """U Σ Vᵀ = A, with U (n, k), σ (k,), Vᵀ (k, K)."""
+class Triplets(AbstractDecomposition):
+    """U Σ Vᵀ = A, with U (n, k), σ (k,) descending, Vᵀ (k, K)."""
 
     U: Float[Array, "n k"]
     sigma: Float[Array, " k"]
     Vt: Float[Array, "k K"]
+
+    def at(self, lam: Scalar) -> "SpectralFactor":
+        """The same triplets: every λ is free."""
+        return SpectralFactor(self, lam)
+
+    @property
+    def scale(self) -> Scalar:
+        """σ_max²."""
+        return self.sigma[0] ** 2
+
+
+class SpectralFactor(AbstractFactor):
+    """The triplets of A and a λ."""
+
+    triplets: Triplets
     lam: Scalar
 
     def effective_dimension(self) -> Scalar:
         """Σ σ²/(σ²+λ), 0 for D = 0."""
-        total = self.sigma**2 + self.lam
-        return jnp.sum(jnp.where(total > 0, self.sigma**2 / jnp.where(total > 0, total, 1), 0))
+        squares = self.triplets.sigma**2
+        total = squares + self.lam
+        return jnp.sum(jnp.where(total > 0, squares / jnp.where(total > 0, total, 1), 0))
 
     def damped(self, v: Float[Array, " n"], passes: int) -> Float[Array, " K"]:
         """The damped filter on the spectrum."""
@@ -129,4 +212,21 @@ class SpectralFactor(AbstractFactor):
 
     def filtered(self, v: Float[Array, " n"], filter: AbstractFilter) -> Float[Array, " K"]:  # noqa: A002
         """Σ φ(σᵢ) vᵢuᵢᵀv for any filter."""
-        return self.Vt.T @ (filter.phi(self.sigma, self.lam) * (self.U.T @ v))
+        U, sigma, Vt = self.triplets.U, self.triplets.sigma, self.triplets.Vt
+        return Vt.T @ (filter.phi(sigma, self.lam) * (U.T @ v))
+
+    def push(self, v: Float[Array, " K"]) -> Float[Array, " n"]:
+        """U Σ Vᵀ v."""
+        return self.triplets.U @ (self.triplets.sigma * (self.triplets.Vt @ v))
+
+    def shifted(self, b: Float[Array, " K"]) -> Float[Array, " K"]:
+        """V (Σ²+λ)⁻¹Vᵀb, and b/λ outside the range of Aᵀ.
+
+        What is outside only by the rounding of b is dropped: divided by a small λ it would be a step at random.
+        """
+        sigma, Vt = self.triplets.sigma, self.triplets.Vt
+        inside = Vt @ b
+        outside = b - Vt.T @ inside
+        rounding = 10 * b.size * jnp.finfo(b.dtype).eps * jnp.linalg.norm(b)
+        outside = jnp.where(jnp.linalg.norm(outside) > rounding, outside, 0)
+        return Vt.T @ (inside / (sigma**2 + self.lam)) + outside / self.lam

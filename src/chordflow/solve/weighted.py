@@ -1,4 +1,7 @@
-"""A = W^½D at a point, on flat vectors: what flows, singular values, S, P and λ refer to."""
+"""A = W^½D at a point, on flat vectors: what flows, singular values, S, P and λ refer to.
+
+For the steps of a fit A = R D with R = BᵀW^½, where B Bᵀ is the Hessian of the loss per sample.
+"""
 
 import equinox as eqx
 import jax
@@ -6,20 +9,32 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from chordflow.jacobian import Jacobian
+from chordflow.jacobian import Jacobian, OutputsLike
 from chordflow.problem import Problem
 
 
 class WeightedJacobian(eqx.Module):
-    """A = W^½D (n, K) as a linear map; W^½ = √(problem.inner_product), the identity for one unweighted term."""
+    """A = R D (n, K) as a linear map; R = W^½ = √(problem.inner_product), the identity for one unweighted term.
+
+    With ``hessian_factors``, the B (Nᵢ, Q, Q) of each term, R = BᵀW^½: the generalised Gauss–Newton metric.
+    """
 
     problem: Problem
     jacobian: Jacobian
+    hessian_factors: tuple[Float[Array, "_n _q _q"], ...] | None = None
 
     @classmethod
     def at(cls, problem: Problem, params: PyTree) -> "WeightedJacobian":
-        """A at ``params``."""
+        """W^½D at ``params``."""
         return cls(problem, problem.jacobian(params))
+
+    @classmethod
+    def in_loss_metric(cls, problem: Problem, params: PyTree, outputs: OutputsLike) -> "WeightedJacobian":
+        """BᵀW^½D at ``params``, B Bᵀ = ∇²ℓ at ``outputs``."""
+        blocks = (outputs,) if problem.single else tuple(outputs)
+        factor = jax.vmap(problem.loss.hessian_factor)
+        factors = tuple(factor(block, term.targets) for block, term in zip(blocks, problem.terms, strict=True))
+        return cls(problem, problem.jacobian(params), factors)
 
     @property
     def root(self) -> Float[Array, " n"]:
@@ -31,22 +46,42 @@ class WeightedJacobian(eqx.Module):
         """(n, K)."""
         return self.jacobian.shape
 
+    def to_metric(self, dx: Float[Array, "n *k"]) -> Float[Array, "n *k"]:
+        """R dx for a vector (n,) or the columns of a matrix (n, k)."""
+        scaled = self.root.reshape(-1, *(1,) * (dx.ndim - 1)) * dx
+        return self._blockwise("nqr,nq...->nr...", scaled)
+
+    def from_metric(self, w: Float[Array, "n *k"]) -> Float[Array, "n *k"]:
+        """Rᵀ w."""
+        return self.root.reshape(-1, *(1,) * (w.ndim - 1)) * self._blockwise("nqr,nr...->nq...", w)
+
+    def _blockwise(self, contraction: str, flat: Float[Array, "n *k"]) -> Float[Array, "n *k"]:
+        if self.hessian_factors is None:
+            return flat
+        blocks, start = [], 0
+        for B in self.hessian_factors:
+            N, Q, _ = B.shape
+            part = flat[start : start + N * Q]
+            blocks.append(jnp.einsum(contraction, B, part.reshape(N, Q, *part.shape[1:])).reshape(part.shape))
+            start += N * Q
+        return jnp.concatenate(blocks)
+
     def mv(self, tangent: Float[Array, " K"]) -> Float[Array, " n"]:
         """A v."""
         unravel = ravel_pytree(self.jacobian.theta)[1]
-        return self.root * self.problem.flatten(self.jacobian.mv(unravel(tangent)))
+        return self.to_metric(self.problem.flatten(self.jacobian.mv(unravel(tangent))))
 
     def rmv(self, cotangent: Float[Array, " n"]) -> Float[Array, " K"]:
         """Aᵀ w."""
-        return ravel_pytree(self.jacobian.T.mv(self.problem.unflatten(self.root * cotangent)))[0]
+        return ravel_pytree(self.jacobian.T.mv(self.problem.unflatten(self.from_metric(cotangent))))[0]
 
     def as_matrix(self) -> Float[Array, "n K"]:
         """A, dense."""
-        return self.root[:, None] * self.jacobian.as_matrix()
+        return self.to_metric(self.jacobian.as_matrix())
 
     def gram(self) -> Float[Array, "n n"]:
-        """A Aᵀ."""
-        return self.root[:, None] * self.jacobian.gram() * self.root[None, :]
+        """A Aᵀ = R G Rᵀ."""
+        return self.to_metric(self.to_metric(self.jacobian.gram()).T)
 
     def small_gram(self) -> Float[Array, "m m"]:
         """The smaller of A Aᵀ and AᵀA: same non-zero eigenvalues σ²."""

@@ -1,4 +1,4 @@
-"""The quadratic model of the cost at a point: where a step aims and in which inner product it is measured.
+"""What a fit minimises, and the quadratic model of it at a point.
 
 With B Bᵀ = ∇²ℓ per sample, R = BᵀW^½ and A = R D, the generalised Gauss–Newton model of N (C + ½α|θ|²) is
 ½|A δ|² + ½αN|θ + δ|² − bᵀδ with b = −N Dᵀ∇ₓC. For squared error B = 1 and b = Aᵀr with r = W^½(y − x).
@@ -7,8 +7,8 @@ With B Bᵀ = ∇²ℓ per sample, R = BᵀW^½ and A = R D, the generalised Gau
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from chordflow.losses import SquaredError
@@ -27,64 +27,66 @@ class Aim(eqx.Module):
     ----------
     problem
         The problem; its loss decides the output metric, unless ``goal`` is given.
+    params
+        Any parameters of the model: shapes, and the values of frozen leaves.
     goal
         Flat outputs (n,) to aim at in the metric of squared error, or None for the loss's own Gauss–Newton direction.
     alpha
-        α of the penalty ½α|θ|².
+        α of the penalty ½α|θ|², None for no penalty.
     """
 
     problem: Problem
     params: Any
     goal: Flat | None
-    alpha: Scalar
+    alpha: Scalar | None
 
-    def outputs(self, theta: Theta) -> Flat:
-        """Flat outputs x(θ)."""
-        return self.problem.flatten(self.problem.outputs(self.full(theta)))
+    def redrawn(self, key: Array) -> "Aim":
+        """The same on newly drawn samples."""
+        return eqx.tree_at(lambda aim: aim.problem, self, self.problem.redrawn(key))
 
     def full(self, theta: Theta) -> Any:
         """Full parameters from the trainable vector."""
         return self.problem.ravel(self.params)[1](theta)
 
+    def outputs(self, theta: Theta) -> Flat:
+        """Flat outputs x(θ)."""
+        return self.problem.flatten(self.problem.outputs(self.full(theta)))
+
     def cost(self, x: Flat, theta: Theta) -> Scalar:
         """C(x) + ½α|θ|²."""
-        return self.problem.cost_at(self.problem.unflatten(x)) + 0.5 * self.alpha * jnp.sum(theta**2)
+        cost = self.problem.cost_at(self.problem.unflatten(x))
+        return cost if self.alpha is None else cost + 0.5 * self.alpha * jnp.sum(theta**2)
+
+    @property
+    def ridge(self) -> Scalar:
+        """αN, what the penalty adds to AᵀA."""
+        N = self.problem.num_samples
+        return jnp.zeros_like(N) if self.alpha is None else self.alpha * N
 
     @property
     def is_least_squares(self) -> bool:
         """Whether B = 1 and the residual is known: squared error, or any goal in output space."""
         return self.goal is not None or isinstance(self.problem.loss, SquaredError)
 
+    def jacobian(self, x: Flat, theta: Theta) -> WeightedJacobian:
+        """A = R D at θ, with the outputs x there."""
+        params = self.full(theta)
+        if self.is_least_squares:
+            return WeightedJacobian.at(self.problem, params)
+        return WeightedJacobian.in_loss_metric(self.problem, params, self.problem.unflatten(x))
+
     def residual(self, x: Flat) -> Flat:
         """W^½(goal − x)."""
         goal = self.problem.flatten(self.problem.targets) if self.goal is None else self.goal
         return jnp.sqrt(self.problem.inner_product) * (goal - x)
 
-    def to_metric(self, x: Flat, dx: Float[Array, "n *k"]) -> Float[Array, "n *k"]:
-        """R dx = BᵀW^½ dx at outputs x, for a vector (n,) or the columns of a matrix (n, K)."""
-        root = jnp.sqrt(self.problem.inner_product)
-        scaled = root.reshape(-1, *(1,) * (dx.ndim - 1)) * dx
+    def force(self, x: Flat, theta: Theta) -> Theta:
+        """b − αNθ, the right-hand side of the model: −N ∇_θ(C + ½α|θ|²) unless there is a goal. One product with Dᵀ."""
+        jacobian = self.problem.jacobian(self.full(theta))
+        unflatten, N = self.problem.unflatten, self.problem.num_samples
         if self.is_least_squares:
-            return scaled
-        blocks, start = [], 0
-        for values, term in zip(self._terms(x), self.problem.terms, strict=True):
-            size, (N, Q) = term.targets.size, term.targets.shape
-            B = jax.vmap(self.problem.loss.hessian_factor)(values, term.targets)
-            part = scaled[start : start + size].reshape(N, Q, *dx.shape[1:])
-            blocks.append(jnp.einsum("nqr,nq...->nr...", B, part).reshape(size, *dx.shape[1:]))
-            start += size
-        return jnp.concatenate(blocks)
-
-    def _terms(self, x: Flat) -> tuple[Array, ...]:
-        like = self.problem.unflatten(x)
-        return (like,) if self.problem.single else tuple(like)
-
-    def gradient(self, x: Flat, theta: Theta) -> Theta:
-        """b − αNθ = −N ∇_θ(C + ½α|θ|²): one product with Dᵀ."""
-        A = WeightedJacobian.at(self.problem, self.full(theta))
-        N = self.problem.num_samples
-        if self.goal is not None:
-            b = A.rmv(self.residual(x))
+            pulled = jacobian.T.mv(unflatten(jnp.sqrt(self.problem.inner_product) * self.residual(x)))
         else:
-            b = N * A.rmv(A.root * self.problem.flatten(self.problem.descent(self.problem.unflatten(x))))
-        return b - self.alpha * N * theta
+            pulled = jacobian.T.mv(unflatten(-N * self.problem.flatten(self.problem.gradient(unflatten(x)))))
+        b = ravel_pytree(pulled)[0]
+        return b if self.alpha is None else b - self.ridge * theta

@@ -1,25 +1,25 @@
 """Fit: damped Gauss–Newton steps that follow the straight line in output space to higher order."""
 
-import time
-from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from chordflow.bounds import require_within
+from chordflow.memory import available_memory
 from chordflow.problem import Problem, is_concrete
+from chordflow.solve import SVD, AbstractMethod, Cholesky, Iterative
+from chordflow.training.drive import Callback, Limits, cost_of, run_on_host, run_traced
 from chordflow.training.linearise import Aim
-from chordflow.training.outcomes import FIT_RESULTS, Fit, FitState, History
-from chordflow.training.spectral import Step, initial_damping, step
+from chordflow.training.outcomes import Fit, FitState, History
+from chordflow.training.step import Rule, initial_damping
 
-Scalar = Float[Array, ""]
-Callback = Callable[[FitState], Any]
-ROWS = 7
-HOPELESS = 1e12
-"""Damping above this many σ_max² moves nothing that a float64 cost could show."""
+SPECTRAL_WORK = 2e8
+"""min(n,K)² max(n,K) up to which a singular value decomposition takes a tenth of a second or less."""
+CHOLESKY_SIDE = 8000
+"""min(n,K) up to which a Cholesky factorisation takes some seconds and three matrices 1.5 GB."""
 
 
 def fit(
@@ -32,28 +32,31 @@ def fit(
     time_limit: float | None = None,
     alpha: float = 0.0,
     goal: Any = None,
+    linear_solver: AbstractMethod | None = None,
     corrections: int = 3,
+    reuses: int = 1,
+    key: Array | None = None,
     state: FitState | None = None,
     callback: Callback | None = None,
 ) -> Fit:
     """Minimise C(x(θ)) + ½α|θ|² by steps along the straight line in output space.
 
-    Each step takes one Jacobian D and one singular value decomposition of A = BᵀW^½D (B Bᵀ = the loss's Hessian, 1 for
-    squared error), from which 13 dampings λ are tried. For each, v = Aᵀ(AAᵀ+λ)⁻¹r aims the outputs at the target, the
-    second-order term a = −A⁺R x''[v,v] and chord corrections θ ← θ − A⁺R(x(θ) − (x + Dv)) with the same factor follow
-    the straight line, and the one of least true cost is taken. A step that lowers nothing is rejected and
-    the damping grows a thousandfold.
+    Each step takes one decomposition of A = BᵀW^½D (B Bᵀ = the loss's Hessian, 1 for squared error) and tries dampings
+    λ. v = Aᵀ(AAᵀ+λ)⁻¹r aims the outputs at the target; the second-order term a = −A⁺R x''[v,v] and chord corrections
+    θ ← θ − A⁺R(x(θ) − (x + Dv)) with the same factor follow the straight line. From where that ends the same
+    decomposition aims once more. What lowers the true cost is taken, else the damping grows and the step is tried
+    again without a new Jacobian.
 
     Parameters
     ----------
     problem, params
-        What is trained and where it starts. float64 is recommended: the last digits of the cost are what is fitted.
+        What is trained and where it starts. Terms with drawn samples are drawn anew for each step.
     target
         Stop once C − C_min, with the penalty, is at or below this (C where there is no closed-form minimum).
     max_steps
         Bound on steps, rejected ones counted, those of ``state`` included.
     gradient_tol
-        Stop once |∇C| in the singular basis falls to this.
+        Stop once |∇_θC| falls to this.
     time_limit
         Seconds; looked at after each step. Not under jit, where there is no clock.
     alpha
@@ -61,8 +64,16 @@ def fit(
     goal
         Outputs-like: aim there in the metric of squared error instead of along the loss's Gauss–Newton direction, for
         instance ``problem.equilibrium(problem.outputs(params))``. The cost still decides what is accepted.
+    linear_solver
+        ``cf.solve.SVD()``: 13 dampings by true cost from one spectrum; sees σ down to machine epsilon.
+        ``cf.solve.Cholesky()``: the smaller of AAᵀ (by the Gram engine) and AᵀA, one damping led by the gain ratio.
+        ``cf.solve.Iterative()``: products only. None chooses by n, K and memory; ``fit.method`` says which.
     corrections
-        Chord corrections per candidate, one forward pass each.
+        Chord corrections per candidate, one forward pass and one solve each.
+    reuses
+        How often a step aims anew with the decomposition it has (Shamanskii's method).
+    key
+        ``jax.random.key`` for drawn samples.
     state
         ``fit.state`` of an earlier fit: goes on exactly where it stopped.
     callback
@@ -75,12 +86,13 @@ def fit(
     Raises
     ------
     ValueError
-        A mistake in the arguments, in one line.
+        A mistake in the arguments, in one line; float32 parameters without ``target`` or ``gradient_tol``.
 
     Notes
     -----
-    Work per step: one dense Jacobian, 4 min(n, K)² max(n, K) for the decomposition, and 13 (3 + corrections) forward
-    passes. Works under jit, and under vmap over params; histories then keep ``max_steps`` rows.
+    Work per step with an SVD: one dense Jacobian, 4 min(n, K)² max(n, K) for the decomposition, and
+    13 (1 + reuses)(3 + corrections) forward passes; with Cholesky: one Gram matrix, min(n, K)³/3 per try. Works under
+    jit, and under vmap over params; histories then keep ``max_steps`` rows.
 
     Examples
     --------
@@ -92,31 +104,56 @@ def fit(
     >>> fit.result_name, [round(float(p), 6) for p in fit.params]
     ('target_reached', [2.0, 3.0])
     """
-    _check(max_steps=max_steps, corrections=corrections)
+    _check(max_steps=max_steps, corrections=corrections, reuses=reuses)
     for name, value in (("target", target), ("time_limit", time_limit)):
         if value is not None and not value > 0:
             raise ValueError(f"fit: {name} must be positive or None, got {value!r}")
-    if not alpha >= 0:
-        raise ValueError(f"fit: alpha must be non-negative, got {alpha!r}")
+    require_within("fit", "alpha", alpha, 0.0)
+    require_within("fit", "gradient_tol", gradient_tol, 0.0)
+    if not isinstance(problem, Problem):
+        raise ValueError(f"fit: the first argument must be a cf.Problem, got {type(problem).__name__}")
     theta, _ = problem.ravel(params)
+    if theta.dtype != jnp.float64 and target is None and gradient_tol == 0:
+        raise ValueError(
+            f"fit: {theta.dtype} parameters need float64, jax.config.update('jax_enable_x64', True) at the start, "
+            "or a target (or gradient_tol) that float32 can reach"
+        )
     concrete = is_concrete(problem, params)
     if concrete:
         problem.check(params)
-    flat_goal = None if goal is None else _flat_goal(problem, goal)
-    aim = Aim(problem, params, flat_goal, jnp.asarray(alpha, theta.dtype))
+    penalty = None if isinstance(alpha, (int, float)) and alpha == 0 else jnp.asarray(alpha, theta.dtype)
+    aim = Aim(problem, params, None if goal is None else _flat_goal(problem, goal), penalty)
+    method = _method(problem, theta.size) if linear_solver is None else linear_solver
+    if not isinstance(method, AbstractMethod):
+        raise ValueError(f"fit: linear_solver must be of cf.solve, such as cf.solve.SVD(), got {linear_solver!r}")
+    rule = Rule(method, _order(aim, theta), corrections, reuses)
     if state is None:
-        cost = _cost(aim, theta)
-        state = FitState(theta, cost, initial_damping(aim, theta), jnp.asarray(0))
-    order = _order(aim, theta)
-    limits = _Limits(
-        jnp.asarray(-jnp.inf if target is None else target, theta.dtype), jnp.asarray(gradient_tol, theta.dtype)
+        key = jax.random.key(0) if key is None else key
+        state = FitState(theta, cost_of(aim, theta), initial_damping(aim, rule, theta), jnp.zeros((), int), key)
+    limits = Limits(
+        jnp.asarray(-jnp.inf if target is None else target, theta.dtype),
+        jnp.asarray(gradient_tol, theta.dtype),
+        jnp.asarray(max_steps, int),
     )
     if concrete:
-        run = _run_on_host(aim, state, limits, max_steps, order, corrections, time_limit, callback)
+        state, result, rows = run_on_host(aim, rule, state, limits, time_limit, callback)
     else:
-        run = _run_traced(aim, state, limits, max_steps, order, corrections)
-    state, result, rows = run
-    return Fit(aim.full(state.theta), state.cost, History(*rows.T), result, state, order)
+        state, result, rows = run_traced(aim, rule, state, limits, max_steps)
+    return Fit(aim.full(state.theta), state.cost, History(*rows.T), result, state, rule.order, rule.method)
+
+
+def _method(problem: Problem, K: int) -> AbstractMethod:
+    """The most exact decomposition that n, K and the memory afford."""
+    n = problem.num_outputs
+    small, large = sorted((n, K))
+    if small**2 * large <= SPECTRAL_WORK:
+        return SVD()
+    itemsize = problem.terms[0].targets.dtype.itemsize
+    # AAᵀ needs no Jacobian, AᵀA does; three matrices: the Gram matrix, the damped one and its factor.
+    needed = itemsize * (3 * small**2 + (0 if n <= K else n * K))
+    available = available_memory()
+    fits = available is None or needed <= available / 2
+    return Cholesky() if small <= CHOLESKY_SIDE and fits else Iterative()
 
 
 def _flat_goal(problem: Problem, goal: Any) -> Array:
@@ -124,16 +161,6 @@ def _flat_goal(problem: Problem, goal: Any) -> Array:
     if got != expected:
         raise ValueError(f"fit: goal must be like the outputs, got {got}, expected {expected}")
     return problem.flatten(goal)
-
-
-class _Limits(eqx.Module):
-    target: Scalar
-    gradient: Scalar
-
-
-@eqx.filter_jit
-def _cost(aim: Aim, theta: Array) -> Scalar:
-    return aim.cost(aim.outputs(theta), theta)
 
 
 def _order(aim: Aim, theta: Array) -> int:
@@ -150,82 +177,6 @@ def _order(aim: Aim, theta: Array) -> int:
             raise
         return 1
     return 2
-
-
-@eqx.filter_jit
-def _advance(
-    aim: Aim, state: FitState, limits: _Limits, order: int, corrections: int
-) -> tuple[FitState, FIT_RESULTS, Array]:
-    """One step: new state, result code (running if it goes on), history row without seconds."""
-    taken = step(aim, state.theta, state.cost, state.lam, order=order, corrections=corrections)
-    row = jnp.stack(
-        [
-            taken.cost,
-            taken.lam,
-            taken.gain,
-            taken.effective_dimension,
-            taken.unreachable_fraction,
-            taken.accepted.astype(taken.cost.dtype),
-        ]
-    )
-    next_state = FitState(taken.theta, taken.cost, taken.lam, state.num_steps + 1)
-    return next_state, _judge(aim, taken, limits), row
-
-
-def _judge(aim: Aim, taken: Step, limits: _Limits) -> FIT_RESULTS:
-    minimum = aim.problem.minimum()
-    excess = taken.cost if minimum is None else taken.cost - minimum
-    result = FIT_RESULTS.running
-    hopeless = ~taken.accepted & (taken.lam > HOPELESS * taken.scale)
-    result = FIT_RESULTS.where(hopeless, FIT_RESULTS.no_progress, result)
-    result = FIT_RESULTS.where(taken.gradient_norm <= limits.gradient, FIT_RESULTS.gradient_small, result)
-    result = FIT_RESULTS.where(~jnp.isfinite(taken.gradient_norm), FIT_RESULTS.not_finite, result)
-    return FIT_RESULTS.where(excess <= limits.target, FIT_RESULTS.target_reached, result)
-
-
-def _run_on_host(
-    aim: Aim,
-    state: FitState,
-    limits: _Limits,
-    max_steps: int,
-    order: int,
-    corrections: int,
-    time_limit: float | None,
-    callback: Callback | None,
-) -> tuple[FitState, FIT_RESULTS, Array]:
-    start, rows, result = time.perf_counter(), [], FIT_RESULTS.running
-    while int(state.num_steps) < max_steps and bool(result == FIT_RESULTS.running):
-        state, result, row = _advance(aim, state, limits, order, corrections)
-        seconds = time.perf_counter() - start
-        rows.append(np.append(np.asarray(row), seconds))
-        if callback is not None:
-            callback(state)
-        if time_limit is not None and seconds > time_limit and bool(result == FIT_RESULTS.running):
-            result = FIT_RESULTS.time_limit
-    if bool(result == FIT_RESULTS.running):
-        result = FIT_RESULTS.step_limit
-    return state, result, jnp.asarray(np.array(rows).reshape(-1, ROWS), state.theta.dtype)
-
-
-def _run_traced(
-    aim: Aim, state: FitState, limits: _Limits, max_steps: int, order: int, corrections: int
-) -> tuple[FitState, FIT_RESULTS, Array]:
-    first = state.num_steps
-    rows = jnp.full((max_steps, ROWS), jnp.nan, state.theta.dtype)
-
-    def unfinished(carry: Any) -> Array:
-        state, result, _ = carry
-        return (state.num_steps < max_steps) & (result == FIT_RESULTS.running)
-
-    def body(carry: Any) -> Any:
-        state, _, rows = carry
-        index = state.num_steps - first
-        state, result, row = _advance(aim, state, limits, order, corrections)
-        return state, result, rows.at[index, : ROWS - 1].set(row)
-
-    state, result, rows = jax.lax.while_loop(unfinished, body, (state, FIT_RESULTS.running, rows))
-    result = FIT_RESULTS.where(result == FIT_RESULTS.running, FIT_RESULTS.step_limit, result)
-    return state, result, rows
 
 
 def _check(**counts: Any) -> None:

@@ -3,6 +3,8 @@
 import equinox as eqx
 from jaxtyping import Array, Float, PyTree
 
+from chordflow.solve import AbstractMethod
+
 
 class FIT_RESULTS(eqx.Enumeration):  # noqa: N801
     """Outcome of :func:`chordflow.fit`; the best parameters are kept in every case."""
@@ -20,22 +22,25 @@ class FIT_RESULTS(eqx.Enumeration):  # noqa: N801
 
 
 class History(eqx.Module):
-    """One row per step, rejected ones included; (T,) arrays. Under jit unused rows are NaN.
+    """One row per Jacobian or Gram matrix; (T,) arrays. Under jit unused rows are NaN.
 
     Attributes
     ----------
     cost
         C (with the penalty) after the step.
     damping
-        λ of the step.
+        λ of the step, the last one tried where none was accepted.
     gain
-        Actual over predicted decrease of the cost.
+        Actual over predicted decrease of the cost, of the first candidate (before the factorisation is used again).
     effective_dimension
-        Σ σ²/(σ²+λ).
+        Σ σ²/(σ²+λ): exact with an SVD, from 16 random probes with Cholesky, of the sketch without a matrix.
     unreachable_fraction
-        Part of the gradient, in the output metric, that damping holds back.
+        |r − A v|/|r|, the part of the weighted residual that damping holds back; without a residual (cross-entropy,
+        user losses) λ|v|/|b|, that part of the gradient b.
+    tries
+        Dampings tried, rejected ones counted: what ``max_steps`` counts.
     accepted
-        1 where the step was taken, 0 where it was rejected.
+        1 where one of them was taken, 0 where all were rejected.
     seconds
         Wall-clock time since the start; NaN under jit.
     """
@@ -45,6 +50,7 @@ class History(eqx.Module):
     gain: Float[Array, " T"]
     effective_dimension: Float[Array, " T"]
     unreachable_fraction: Float[Array, " T"]
+    tries: Float[Array, " T"]
     accepted: Float[Array, " T"]
     seconds: Float[Array, " T"]
 
@@ -56,6 +62,7 @@ class FitState(eqx.Module):
     cost: Float[Array, ""]
     lam: Float[Array, ""]
     num_steps: Array
+    key: Array
 
 
 class Fit(eqx.Module):
@@ -68,6 +75,8 @@ class Fit(eqx.Module):
     state: FitState
     order: int = eqx.field(static=True)
     """2 where the line was followed by second derivatives, 1 where the model has no forward derivative."""
+    method: AbstractMethod = eqx.field(static=True)
+    """How the damped inverse was realised."""
 
     @property
     def result_name(self) -> str:

@@ -1,0 +1,107 @@
+"""Steps one after another: on the host, where there is a clock and callbacks, or traced."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from chordflow.training.linearise import Aim, Scalar
+from chordflow.training.outcomes import FIT_RESULTS, FitState
+from chordflow.training.step import HOPELESS, Rule, Step, step
+
+Callback = Callable[[FitState], Any]
+Rows = Float[Array, "T 8"]
+
+
+class Limits(eqx.Module):
+    """When to stop; all traced, so that other values compile nothing anew."""
+
+    target: Scalar
+    gradient: Scalar
+    max_steps: Array
+
+
+@eqx.filter_jit
+def cost_of(aim: Aim, theta: Array) -> Scalar:
+    """C(x(θ)) + ½α|θ|²."""
+    return aim.cost(aim.outputs(theta), theta)
+
+
+@eqx.filter_jit
+def advance(aim: Aim, rule: Rule, state: FitState, limits: Limits) -> tuple[FitState, FIT_RESULTS, Array]:
+    """One step: new state, result code (running if it goes on), history row without seconds."""
+    key, cost = state.key, state.cost
+    if aim.problem.is_drawn:
+        key, drawn = jax.random.split(key)
+        aim = aim.redrawn(drawn)
+        cost = aim.cost(aim.outputs(state.theta), state.theta)
+    left = limits.max_steps - state.num_steps
+    taken = step(aim, rule, state.theta, cost, state.lam, max_tries=left, gradient_tol=limits.gradient)
+    columns = (
+        taken.cost,
+        taken.damping,
+        taken.gain,
+        taken.effective_dimension,
+        taken.unreachable_fraction,
+        taken.tries,
+        taken.accepted,
+    )
+    row = jnp.stack([jnp.asarray(column, cost.dtype) for column in columns])
+    next_state = FitState(taken.theta, taken.cost, taken.lam, state.num_steps + taken.tries, key)
+    return next_state, _judge(aim, taken, limits), row
+
+
+def _judge(aim: Aim, taken: Step, limits: Limits) -> FIT_RESULTS:
+    minimum = aim.problem.minimum()
+    excess = taken.cost if minimum is None else taken.cost - minimum
+    result = FIT_RESULTS.running
+    hopeless = ~taken.accepted & (taken.lam > HOPELESS * taken.scale)
+    result = FIT_RESULTS.where(hopeless, FIT_RESULTS.no_progress, result)
+    result = FIT_RESULTS.where(taken.gradient_norm <= limits.gradient, FIT_RESULTS.gradient_small, result)
+    result = FIT_RESULTS.where(~jnp.isfinite(taken.gradient_norm), FIT_RESULTS.not_finite, result)
+    return FIT_RESULTS.where(excess <= limits.target, FIT_RESULTS.target_reached, result)
+
+
+def run_on_host(
+    aim: Aim, rule: Rule, state: FitState, limits: Limits, time_limit: float | None, callback: Callback | None
+) -> tuple[FitState, FIT_RESULTS, Rows]:
+    """Until a limit; one compiled call per step."""
+    start, rows, result = time.perf_counter(), [], FIT_RESULTS.running
+    while int(state.num_steps) < int(limits.max_steps) and bool(result == FIT_RESULTS.running):
+        state, result, row = advance(aim, rule, state, limits)
+        row = np.asarray(row)  # waits for the step
+        seconds = time.perf_counter() - start
+        rows.append(np.append(row, seconds))
+        if callback is not None:
+            callback(state)
+        if time_limit is not None and seconds > time_limit and bool(result == FIT_RESULTS.running):
+            result = FIT_RESULTS.time_limit
+    if bool(result == FIT_RESULTS.running):
+        result = FIT_RESULTS.step_limit
+    return state, result, jnp.asarray(np.array(rows).reshape(-1, 8), state.theta.dtype)
+
+
+def run_traced(
+    aim: Aim, rule: Rule, state: FitState, limits: Limits, max_steps: int
+) -> tuple[FitState, FIT_RESULTS, Rows]:
+    """Until a limit, as one loop of a traced program; unused rows are NaN."""
+    rows = jnp.full((max_steps, 8), jnp.nan, state.theta.dtype)
+
+    def unfinished(carry: Any) -> Array:
+        state, result, _, _ = carry
+        return (state.num_steps < max_steps) & (result == FIT_RESULTS.running)
+
+    def body(carry: Any) -> Any:
+        state, _, rows, index = carry
+        state, result, row = advance(aim, rule, state, limits)
+        return state, result, rows.at[index, :7].set(row), index + 1
+
+    carry = (state, FIT_RESULTS.running, rows, jnp.zeros_like(state.num_steps))
+    state, result, rows, _ = jax.lax.while_loop(unfinished, body, carry)
+    result = FIT_RESULTS.where(result == FIT_RESULTS.running, FIT_RESULTS.step_limit, result)
+    return state, result, rows

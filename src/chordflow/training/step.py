@@ -1,0 +1,179 @@
+"""One step: dampings tried on the true cost from one decomposition, until one lowers it."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from chordflow.solve import SVD, AbstractMethod
+from chordflow.training.follow import Candidate, Point, follow, linearise
+from chordflow.training.linearise import Aim, Scalar, Theta
+
+HOPELESS = 1e12
+"""Damping above this many σ_max² moves nothing that a float64 cost could show."""
+
+
+class Rule(eqx.Module):
+    """How a step is made; everything static.
+
+    Parameters
+    ----------
+    method
+        How the damped inverse is realised. With an SVD all λ are free, so that 13 of them are tried on the true cost;
+        otherwise there is one λ, led by the gain ratio.
+    order
+        2, or 1 for models without a forward derivative.
+    corrections
+        Chord corrections per candidate.
+    reuses
+        How often the same decomposition aims anew from where it has arrived (Shamanskii's method).
+    """
+
+    method: AbstractMethod = eqx.field(static=True)
+    order: int = eqx.field(static=True)
+    corrections: int = eqx.field(static=True)
+    reuses: int = eqx.field(static=True)
+
+    @property
+    def searches(self) -> bool:
+        """Whether other dampings are free."""
+        return isinstance(self.method, SVD)
+
+    @property
+    def rejection(self) -> float:
+        """Growth of the damping after a candidate that lowers nothing."""
+        return 1e3 if self.searches else 10.0
+
+
+class Step(NamedTuple):
+    """Outcome of one step."""
+
+    theta: Theta
+    cost: Scalar
+    damping: Scalar
+    """λ that was taken."""
+    lam: Scalar
+    """λ for the next step."""
+    tries: Array
+    accepted: Array
+    gain: Scalar
+    effective_dimension: Scalar
+    unreachable_fraction: Scalar
+    gradient_norm: Scalar
+    scale: Scalar
+
+
+def step(
+    aim: Aim, rule: Rule, theta: Theta, cost: Scalar, lam: Scalar, *, max_tries: Array, gradient_tol: Scalar
+) -> Step:
+    """Try dampings from λ on until one lowers the cost, at most ``max_tries`` times, from one decomposition.
+
+    Nothing is tried where the gradient is already within its tolerance.
+    """
+    point = linearise(aim, rule.method, theta)
+    force = aim.force(point.x, theta)
+    gradient_norm = jnp.linalg.norm(force) / aim.problem.num_samples
+    nothing = Candidate(cost, theta, jnp.zeros_like(theta), jnp.zeros_like(point.x))
+    tried = _Tried(lam, nothing, nothing, jnp.zeros_like(lam))
+
+    def unfinished(carry: Any) -> Array:
+        lam, tries, tried = carry
+        hopeful = (lam <= HOPELESS * point.decomposition.scale) & (gradient_norm > gradient_tol)
+        return ~(tried.best.cost < cost) & (tries < max_tries) & hopeful
+
+    def body(carry: Any) -> Any:
+        lam, tries, _ = carry
+        tried = (_try_many if rule.searches else _try_one)(aim, rule, point, lam)
+        lam = jnp.where(tried.best.cost < cost, tried.lam, lam * rule.rejection)
+        return lam, tries + 1, tried
+
+    lam, tries, tried = jax.lax.while_loop(unfinished, body, (lam, jnp.zeros_like(max_tries), tried))
+    accepted = tried.best.cost < cost
+    gain = (cost - tried.first.cost) / _predicted(aim, force, tried.first, tried.lam)
+    return Step(
+        theta=jnp.where(accepted, tried.best.theta, theta),
+        cost=jnp.where(accepted, tried.best.cost, cost),
+        damping=tried.lam,
+        lam=lam if rule.searches else jnp.where(accepted, _led(lam, gain), lam),
+        tries=tries,
+        accepted=accepted,
+        gain=gain,
+        effective_dimension=tried.dimension,
+        unreachable_fraction=_held_back(aim, point, force, tried.first, tried.lam),
+        gradient_norm=gradient_norm,
+        scale=point.decomposition.scale,
+    )
+
+
+class _Tried(NamedTuple):
+    """The damping of a try, its candidate from the point itself, the best after reuses, the effective dimension."""
+
+    lam: Scalar
+    first: Candidate
+    best: Candidate
+    dimension: Scalar
+
+
+def _try_one(aim: Aim, rule: Rule, point: Point, lam: Scalar) -> _Tried:
+    """One damping, one factor."""
+    factor = point.decomposition.at(lam + aim.ridge)
+    first = best = follow(aim, point, factor, None, order=rule.order, corrections=rule.corrections)
+    for _ in range(rule.reuses):
+        again = follow(aim, point, factor, best.theta, order=rule.order, corrections=rule.corrections)
+        best = _cheaper(again, best)
+    return _Tried(lam, first, best, factor.dimension_estimate())
+
+
+def _try_many(aim: Aim, rule: Rule, point: Point, lam: Scalar) -> _Tried:
+    """13 dampings around λ, the best by true cost; again around the one that was chosen for each reuse."""
+    scale = point.decomposition.scale
+    low = max(rule.method.floor(lam.dtype) ** 2, 1e-18)
+
+    def search(lam: Scalar, start: Theta | None) -> tuple[Scalar, Candidate]:
+        def one(lam: Scalar) -> Candidate:
+            factor = point.decomposition.at(lam + aim.ridge)
+            return follow(aim, point, factor, start, order=rule.order, corrections=rule.corrections)
+
+        lams = jnp.clip(lam * 10.0 ** (jnp.arange(-6, 7, dtype=lam.dtype) / 2), low * scale, 1e2 * scale)
+        candidates = jax.vmap(one)(lams)
+        least = jnp.argmin(candidates.cost)
+        return lams[least], jax.tree.map(lambda leaf: leaf[least], candidates)
+
+    chosen, first = search(lam, None)
+    best, around = first, chosen
+    for _ in range(rule.reuses):
+        around, again = search(around, best.theta)
+        best = _cheaper(again, best)
+    return _Tried(chosen, first, best, point.decomposition.at(chosen + aim.ridge).dimension_estimate())
+
+
+def _cheaper(a: Candidate, b: Candidate) -> Candidate:
+    return jax.tree.map(lambda a_leaf, b_leaf: jnp.where(a.cost < b.cost, a_leaf, b_leaf), a, b)
+
+
+def _predicted(aim: Aim, force: Theta, candidate: Candidate, lam: Scalar) -> Scalar:
+    """Decrease of the model along v: (½ bᵀv + ½ λ|v|²)/N, because (AᵀA + αN + λ) v = b."""
+    return 0.5 * (force @ candidate.v + lam * candidate.v @ candidate.v) / aim.problem.num_samples
+
+
+def _led(lam: Scalar, gain: Scalar) -> Scalar:
+    """Next damping by the gain ratio: a tenth after a step as good as promised, four times as much after a poor one."""
+    return lam * jnp.where(gain > 0.75, 0.1, jnp.where(gain > 0.25, 1.0, 4.0))
+
+
+def _held_back(aim: Aim, point: Point, force: Theta, candidate: Candidate, lam: Scalar) -> Scalar:
+    """|r − A v|/|r| for a residual r; |b − (AᵀA + αN) v|/|b| = λ|v|/|b| where there is only a force."""
+    if aim.is_least_squares:
+        r = aim.residual(point.x)
+        part, whole = jnp.linalg.norm(r - candidate.wanted), jnp.linalg.norm(r)
+    else:
+        part, whole = lam * jnp.linalg.norm(candidate.v), jnp.linalg.norm(force)
+    return part / jnp.where(whole > 0, whole, 1)
+
+
+@eqx.filter_jit
+def initial_damping(aim: Aim, rule: Rule, theta: Theta) -> Scalar:
+    """λ₀ = 10⁻² σ_max²."""
+    return 1e-2 * linearise(aim, rule.method, theta).decomposition.scale
