@@ -239,6 +239,24 @@ def test_under_jit(plain):
     assert traj.result_name == "successful"
 
 
+def test_a_trajectory_comes_out_of_plain_jit_and_goes_in_again(plain):
+    problem = wide(trainable={"in": True, "bias": True, "out": True, "shift": True})
+
+    @jax.jit
+    def run(params):
+        return cf.evolve(problem, params, cf.straight(), ts=TS, dense=True, max_steps=64)
+
+    traj = run(wide_params())
+    assert isinstance(traj, cf.Trajectory)
+    assert traj.result_name == "successful"
+    np.testing.assert_allclose(traj.outputs, plain.outputs, atol=tol("float64", "paths"))
+    # The problem is whole: model, loss and which leaves are trainable, which no array can hold.
+    np.testing.assert_allclose(traj.problem.outputs(traj.params), traj.outputs[-1], atol=tol("float64", "sums"))
+    assert traj.problem.trainable == problem.trainable
+    between = jax.jit(lambda traj, t: traj.problem.outputs(traj.params_at(t)))(traj, jnp.asarray(0.5))
+    np.testing.assert_allclose(between, traj.outputs[2], atol=tol("float64", "sums"))
+
+
 def test_under_vmap_over_seeds():
     problem = wide()
     seeds = [wide_params(seed) for seed in range(3)]
@@ -326,11 +344,25 @@ def test_the_model_may_be_an_equinox_module():
     net = eqx.nn.MLP(2, 2, 6, 1, activation=jnp.tanh, key=jax.random.key(1), dtype=jnp.float64)
     base = wide().terms[0]
     problem = cf.Problem(lambda module, z: module(z), base.samples, base.targets)
-    traj = cf.evolve(problem, net, cf.standard(), ts=TS)
+    traj = cf.evolve(problem, net, cf.standard(), ts=TS, save=("outputs", "cost", "params"))
     assert isinstance(traj.params, eqx.nn.MLP)
     assert traj.params.activation is net.activation
     assert float(traj.costs[-1]) < float(traj.costs[0])
     np.testing.assert_allclose(problem.outputs(traj.params), traj.outputs[-1], atol=tol("float64", "sums"))
+    for k in (0, 2, -1):
+        np.testing.assert_allclose(problem.outputs(traj.params_saved(k)), traj.outputs[k], atol=tol("float64", "sums"))
+    dataset = traj.to_xarray()
+    weight = dataset["params_layers_0_weight"]
+    np.testing.assert_array_equal(weight[2], traj.params_saved(2).layers[0].weight)
+    assert (weight.attrs["quantity"], weight.attrs["tree_path"]) == ("params", '["layers", 0, "weight"]')
+
+
+def test_leaves_whose_names_run_together_stay_apart():
+    problem = cf.Problem(lambda p, z: p["a_b"] * p["a"]["b"] * z, jnp.ones((1, 1)), jnp.ones((1, 1)))
+    params = {"a_b": jnp.asarray([1.0]), "a": {"b": jnp.asarray([2.0])}}
+    dataset = cf.evolve(problem, params, cf.straight(), ts=[0.0], t1=1e-3, save=("params",)).to_xarray()
+    values = {dataset[name].attrs["tree_path"]: float(dataset[name][0, 0]) for name in dataset}
+    assert values == {'["a", "b"]': 2.0, '["a_b"]': 1.0}
 
 
 def test_float32_steps_below_the_resolution_of_time_are_not_tried():

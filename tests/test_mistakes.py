@@ -4,7 +4,6 @@ The tests run under a type checker that users do not have, and it would answer m
 file runs itself once in a fresh interpreter, as a user's script would, and the tests look at what came out there.
 """
 
-import dataclasses
 import functools
 import json
 import os
@@ -561,7 +560,11 @@ add(
         ),
         "parameters between save times": (
             r"params_at needs the solver's dense output: evolve\(..., dense=True\)",
-            lambda: dataclasses.replace(dense(), dense=None).params_at(0.5),
+            lambda: evolve(t1=0.5, ts=[0.5], save=("cost",)).params_at(0.5),
+        ),
+        "parameters that were not saved": (
+            r"'params' was not saved, only \['cost'\]: ask with",
+            lambda: dense().params_saved(0),
         ),
         "parameters after the end": (
             r"params_at: t must be in \[0, 0.5\], .* got 0.7",

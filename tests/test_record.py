@@ -284,6 +284,75 @@ def test_a_dataset_that_is_open_elsewhere_can_be_replaced(run):
     run.write_dataset("straight", again)  # what was read, with NumPy's types in its attributes, can be written
 
 
+def saved_params():
+    """As a trajectory writes them: a leaf of ({"w": ..., "b": ...}, {"w": ...}) each, over two saves."""
+    rng = np.random.default_rng(SEED)
+    tree = ({"w": rng.normal(size=(2, 3)), "b": rng.normal(size=2)}, {"w": rng.normal(size=(2, 1))})
+    leaves = {
+        f"params_{i}_{k}": (
+            ("time", *(f"{i}_{k}_{d}" for d in range(leaf.ndim - 1))),
+            leaf,
+            {"tree_path": f'[{i}, "{k}"]'},
+        )
+        for i, layer in enumerate(tree)
+        for k, leaf in layer.items()
+    }
+    for leaf in leaves.values():
+        leaf[2]["quantity"] = "params"
+    # A quantity of the user's own that looks alike.
+    leaves["params_norm"] = (("time",), np.ones(2), {"quantity": "params_norm", "tree_path": '["x"]'})
+    return tree, xarray.Dataset(leaves, coords={"time": [0.0, 1.0]})
+
+
+def test_parameters_come_back_as_a_tree(run):
+    tree, dataset = saved_params()
+    run.write_dataset("interpolated-0.5", dataset)
+    for save in (0, -1):
+        found = run.params("interpolated(0.5)", save=save)
+        assert isinstance(found, tuple)
+        assert [sorted(layer) for layer in found] == [["b", "w"], ["w"]]
+        for layer, expected in zip(found, tree, strict=True):
+            for key in layer:
+                np.testing.assert_array_equal(layer[key], expected[key][save])
+    like = [{"w": np.zeros(3), "b": jnp.zeros(()), "name": "first"}, {"w": np.zeros(1)}]
+    filled = run.params(like=like)
+    assert isinstance(filled, list)
+    assert filled[0]["name"] == "first"
+    np.testing.assert_array_equal(filled[0]["w"], tree[0]["w"][1])
+    for wrong, got in (({"w": np.zeros(3)}, "none there"), ([{"w": np.zeros(4)}], r"one of shape \(3,\)")):
+        with pytest.raises(RunError, match=got) as error:
+            run.params(like=wrong)
+        one_line(error)
+
+
+def test_one_array_of_parameters_is_that_array(run):
+    run.write_dataset("straight", xarray.Dataset({"params": (("time", "k"), np.arange(6.0).reshape(2, 3))}))
+    np.testing.assert_array_equal(run.params(), [3.0, 4.0, 5.0])
+
+
+def test_the_flow_may_be_left_out_where_there_is_one(run):
+    with pytest.raises(RunError, match="has the flows none yet: name one of them"):
+        run.trajectory()
+    run.write_dataset("straight", numbers())
+    xarray.testing.assert_identical(run.trajectory(), run.trajectory("straight"))
+    with pytest.raises(RunError, match="has no parameters for this flow, only outputs, small") as error:
+        run.params()
+    one_line(error)
+    run.write_dataset("adapted", numbers())
+    run.write_summary({"flows": {"straight": {"result": "successful"}, "adapted": {"result": "step_limit"}}})
+    with pytest.raises(RunError, match="has the flows straight, adapted: name one of them"):
+        run.trajectory()
+
+
+def test_metrics_are_the_summary_by_quantity(run):
+    assert (run.metrics, run.flows) == ({}, ())
+    rows = [{"quantity": "cost at the end", "predicted": None, "measured": 1e-16}]
+    run.write_summary({"flows": {"straight": {"result": "successful", "stats": {"lam": 0.5}, "comparison": rows}}})
+    assert run.metrics == {
+        "straight": {"result": "successful", "lam": 0.5, "cost at the end": {"predicted": None, "measured": 1e-16}}
+    }
+
+
 def test_a_missing_dataset_names_those_that_are_there(run):
     with pytest.raises(RunError, match="'straight'; there are: none yet"):
         run.dataset("straight")

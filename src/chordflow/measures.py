@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
@@ -80,7 +81,8 @@ class Moment:
 MEASURES: Mapping[str, Callable[[Moment], Any]] = {
     "outputs": lambda moment: moment.outputs,
     "cost": lambda moment: moment.cost,
-    "params": lambda moment: moment.params,
+    # Functions and numbers in the parameters, such as an activation, are no quantities of a moment.
+    "params": lambda moment: eqx.filter(moment.params, eqx.is_array),
     "spectrum": lambda moment: moment.spectrum,
     "effective_dimension": lambda moment: moment.effective_dimension,
     "unreachable_fraction": lambda moment: moment.unreachable_fraction,

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from chordflow.extras import load_extra
+
 _OPEN: dict[int, Any] = {}
 _KEYS = itertools.count()
 
@@ -15,10 +17,7 @@ class Bar:
     """A tqdm bar that a compiled run advances; the run carries only its integer key, so that it is not recompiled."""
 
     def __init__(self, t1: float, description: str):
-        try:
-            from tqdm.auto import tqdm
-        except ImportError:
-            raise ImportError('progress=True needs tqdm: pip install "chordflow[run]"') from None
+        tqdm = load_extra("tqdm.auto", "progress bars").tqdm
         self.index = next(_KEYS)
         form = "{desc} {percentage:3.0f}%|{bar:20}| t={n:.4g}/{total:.4g} [{elapsed}<{remaining}{postfix}]"
         self._bar = tqdm(total=t1, desc=description, bar_format=form, leave=False)

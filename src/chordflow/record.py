@@ -15,7 +15,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -107,6 +107,72 @@ class Run:
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             raise RunError(f"{path} is truncated or damaged ({_first_line(error)}): run again") from error
 
+    @property
+    def flows(self) -> tuple[str, ...]:
+        """Names of the flows that are finished, in their order, as the configuration spells them."""
+        return tuple(self.summary.get("flows", {}))
+
+    @property
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """What came out, per finished flow: result, samples, the numbers of the run, and the compared quantities.
+
+        ``metrics["straight"]["num_steps"]`` is a number of the run; ``metrics["straight"]["cost at the end"]`` is
+        ``{"predicted": ..., "measured": ...}``, None where nothing is predicted.
+        """
+        return {
+            name: {
+                **{key: value for key, value in flow.items() if key not in ("stats", "comparison")},
+                **flow.get("stats", {}),
+                **{
+                    row["quantity"]: {"predicted": row["predicted"], "measured": row["measured"]}
+                    for row in flow.get("comparison", ())
+                },
+            }
+            for name, flow in self.summary.get("flows", {}).items()
+        }
+
+    def trajectory(self, flow: str | None = None) -> "xarray.Dataset":
+        """Everything saved of a finished flow, over ``time``; ``flow`` may be left out where there is only one.
+
+        Raises
+        ------
+        RunError
+            As :meth:`dataset`, and where ``flow`` is left out and there are none or several.
+        """
+        if flow is None:
+            if len(self.datasets) != 1:
+                raise RunError(f"{self.path} has the flows {', '.join(self.flows) or 'none yet'}: name one of them")
+            (flow,) = self.datasets
+        return self.dataset(dataset_name(flow))
+
+    def params(self, flow: str | None = None, *, like: Any = None, save: int = -1) -> Any:
+        """Parameters at a save of a finished flow, NumPy arrays; the last ones unless ``save`` says otherwise.
+
+        Parameters
+        ----------
+        flow
+            As for :meth:`trajectory`.
+        like
+            A pytree of parameters, such as an Equinox module, whose arrays are replaced and whose other leaves are
+            kept. None: dictionaries and tuples, which is what the built-in networks take.
+        save
+            Index into ``time``.
+
+        Raises
+        ------
+        RunError
+            As :meth:`trajectory`; no parameters there, or an array of ``like`` that has none of its shape.
+        """
+        dataset = self.trajectory(flow)
+        leaves = {
+            tuple(json.loads(variable.attrs.get("tree_path", "[]"))): np.asarray(variable.to_numpy()[save])
+            for name, variable in dataset.items()
+            if "params" in (name, variable.attrs.get("quantity"))
+        }
+        if not leaves:
+            raise RunError(f"{self.path} has no parameters for this flow, only {', '.join(map(str, dataset))}")
+        return _nested(leaves) if like is None else _filled(like, leaves)
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replace ``summary.json``: nested mappings and lists of str, bool, int, float and None.
 
@@ -153,6 +219,57 @@ class Run:
             dataset.to_netcdf(temporary, engine="h5netcdf", encoding=numbers)
 
 
+def dataset_name(flow: str) -> str:
+    """The name of a flow's dataset: what is no letter, digit, ``_``, ``-`` or ``.`` becomes ``-``.
+
+    Examples
+    --------
+    >>> dataset_name("interpolated(0.5)"), dataset_name("along(my.paths:bent,10)")
+    ('interpolated-0.5', 'along-my.paths-bent-10')
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", flow).strip("-")
+
+
+def tree_path(path: Sequence[Any]) -> list[int | str]:
+    """The keys of a leaf as JSON can hold them: integers index sequences, strings are keys and attributes.
+
+    Examples
+    --------
+    >>> import jax
+    >>> [tree_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(({"w": 1.0}, 2.0))]
+    [[0, 'w'], [1]]
+    """
+    return [
+        part.idx if hasattr(part, "idx") else str(getattr(part, "key", getattr(part, "name", part))) for part in path
+    ]
+
+
+def _nested(leaves: Mapping[tuple[int | str, ...], np.ndarray]) -> Any:
+    """Dictionaries and tuples from the paths of their leaves."""
+    if set(leaves) == {()}:
+        return leaves[()]
+    heads = sorted({path[0] for path in leaves}, key=lambda head: (isinstance(head, str), head))
+    parts = {head: _nested({path[1:]: leaf for path, leaf in leaves.items() if path[0] == head}) for head in heads}
+    return tuple(parts.values()) if heads == list(range(len(heads))) else parts
+
+
+def _filled(like: Any, leaves: Mapping[tuple[int | str, ...], np.ndarray]) -> Any:
+    """``like`` with its arrays replaced by the leaves at the same paths."""
+    import jax
+
+    def fill(path: Sequence[Any], leaf: Any) -> Any:
+        if not hasattr(leaf, "shape"):
+            return leaf
+        found = leaves.get(tuple(tree_path(path)))
+        if found is None or found.shape != leaf.shape:
+            got = "none" if found is None else f"one of shape {found.shape}"
+            where = jax.tree_util.keystr(tuple(path))
+            raise RunError(f"params: like{where} is an array of shape {leaf.shape}, the run has {got} there")
+        return found
+
+    return jax.tree_util.tree_map_with_path(fill, like)
+
+
 def create(path: str | PathLike[str], config: Mapping[str, Any]) -> Run:
     """Make a run folder that holds ``config`` and an empty summary; missing parents are made too.
 
@@ -194,6 +311,9 @@ def create(path: str | PathLike[str], config: Mapping[str, Any]) -> Run:
 
 def open_run(path: str | PathLike[str]) -> Run:
     """The finished, running or killed run in a folder. Reads the configuration and the summary, executes nothing.
+
+    ``run.config`` is what was asked for, ``run.metrics`` what came out in numbers, ``run.trajectory(flow)`` the
+    labelled arrays of one flow and ``run.params(flow)`` its parameters at the end. No module it names is imported.
 
     Raises
     ------

@@ -1,5 +1,6 @@
 """What a run leaves: saved quantities at their times, the last good parameters, the outcome and its numbers."""
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -9,15 +10,36 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
+from chordflow.extras import load_extra
 from chordflow.problem import Problem
+from chordflow.record import tree_path
 from chordflow.results import RESULTS
 
 if TYPE_CHECKING:
     import xarray
 
 
+class Sealed(eqx.Module):
+    """A pytree whose arrays are leaves and whose other leaves, such as functions, are structure.
+
+    ``jax.jit``, ``jax.vmap`` and ``jax.lax`` take and return it, where a function as a leaf is an error.
+    """
+
+    arrays: PyTree
+    rest: PyTree = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, tree: PyTree) -> "Sealed":
+        """Seal a pytree; its leaves that are no arrays must be hashable."""
+        return cls(*eqx.partition(tree, eqx.is_array))
+
+    def open(self) -> PyTree:
+        """The pytree as it was."""
+        return eqx.combine(self.arrays, self.rest)
+
+
 class Trajectory(eqx.Module):
-    """Result of :func:`chordflow.evolve`.
+    """Result of :func:`chordflow.evolve`. May be returned from ``jax.jit`` if the parameters may.
 
     Attributes
     ----------
@@ -34,10 +56,6 @@ class Trajectory(eqx.Module):
         Numbers of the run: t_last, num_steps, num_accepted, num_rejected, event (−1 for none), sigma_max (an estimate
         for the standard flow); where the filter inverts also lam and effective_dimension_start, _end,
         relative_residual_start, _end.
-    problem
-        The problem that was run.
-    dense
-        The solver's interpolant, or None.
     """
 
     ts: Float[Array, " T"]
@@ -45,8 +63,30 @@ class Trajectory(eqx.Module):
     params: PyTree
     result: RESULTS
     stats: dict[str, Any]
-    problem: Problem
-    dense: Any
+    sealed: Sealed
+
+    def __init__(
+        self,
+        ts: Float[Array, " T"],
+        saved: dict[str, Any],
+        params: PyTree,
+        result: RESULTS,
+        stats: dict[str, Any],
+        problem: Problem,
+        dense: Any,
+    ):
+        self.ts, self.saved, self.params, self.result, self.stats = ts, saved, params, result, stats
+        self.sealed = Sealed.of((problem, dense))
+
+    @property
+    def problem(self) -> Problem:
+        """The problem that was run."""
+        return self.sealed.open()[0]
+
+    @property
+    def dense(self) -> Any:
+        """The solver's interpolant, or None."""
+        return self.sealed.open()[1]
 
     @property
     def outputs(self) -> PyTree[Float[Array, "*seeds _time _n _q"]]:
@@ -68,6 +108,13 @@ class Trajectory(eqx.Module):
             raise ValueError(f"'{name}' was not saved, only {sorted(self.saved)}: ask with evolve(..., save=(...))")
         return self.saved[name]
 
+    def params_saved(self, index: int) -> PyTree:
+        """Parameters at ``ts[index]``; needs ``params`` among ``save``.
+
+        ``saved["params"]`` holds their arrays alone, with a leading axis T; here is all of them.
+        """
+        return eqx.combine(jax.tree.map(lambda leaf: leaf[index], self._saved("params")), self.params)
+
     def params_at(self, t: float | Float[Array, ""]) -> PyTree:
         """Parameters at time ``t`` in [0, t_last], by the solver's interpolant; needs ``evolve(..., dense=True)``."""
         if self.dense is None:
@@ -81,19 +128,21 @@ class Trajectory(eqx.Module):
     def to_xarray(self) -> "xarray.Dataset":
         """Label the saved quantities: dimensions time, sample, output (and sample_k, output_k for term k of several).
 
-        Needs xarray; quantities that are not arrays of numbers with a leading time axis become one variable per leaf.
+        Needs xarray. A quantity that is a pytree becomes one variable per leaf, whose attributes ``quantity`` and
+        ``tree_path`` (JSON) say which leaf of which quantity it is.
         """
-        try:
-            import xarray
-        except ImportError:
-            raise ImportError('to_xarray needs xarray: pip install "chordflow[run]"') from None
+        xarray = load_extra("xarray", "labelled trajectories")
         variables: dict[str, Any] = {}
         for name, value in self.saved.items():
-            leaves = jax.tree_util.tree_leaves_with_path(value)
-            for path, leaf in leaves:
-                suffix = "".join(f"_{_key(part)}" for part in path)
-                array = np.asarray(leaf)
-                variables[name + suffix] = (("time", *_dims(name, suffix, array.ndim - 1)), array)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+                keys, array = tree_path(path), np.asarray(leaf)
+                # "/" makes groups in netCDF; different paths may spell the same name.
+                suffix = "".join(f"_{key}" for key in keys).replace("/", "-")
+                while name + suffix in variables:
+                    suffix += "_"
+                dims = ("time", *_dims(name, suffix, array.ndim - 1))
+                attrs = {"quantity": name, "tree_path": json.dumps(keys)} if keys else {}
+                variables[name + suffix] = (dims, array, attrs)
         scalars = {k: np.asarray(v).item() for k, v in self.stats.items() if np.ndim(v) == 0}
         attrs = {"result": self.result_name, **scalars}
         return xarray.Dataset(variables, coords={"time": np.asarray(self.ts)}, attrs=attrs)
@@ -113,10 +162,6 @@ class Trajectory(eqx.Module):
 
 def _flat(outputs: PyTree) -> Array:
     return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(outputs)], axis=1)
-
-
-def _key(part: Any) -> str:
-    return str(getattr(part, "key", getattr(part, "idx", getattr(part, "name", part))))
 
 
 def _dims(name: str, suffix: str, ndim: int) -> tuple[str, ...]:

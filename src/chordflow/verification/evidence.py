@@ -225,8 +225,7 @@ class Evidence:
         ranks = []
         for run in self.runs:
             for k in range(len(run.ts)):
-                params = jax.tree.map(lambda leaf, k=k: leaf[k], run.saved["params"])
-                D = self.root[:, None] * np.asarray(self.problem.jacobian(params).as_matrix())
+                D = self.root[:, None] * np.asarray(self.problem.jacobian(run.params_saved(k)).as_matrix())
                 ranks.append(int(np.linalg.matrix_rank(D)))
         return tuple(ranks)
 
