@@ -11,8 +11,10 @@ import pytest
 import xarray
 
 import chordflow as cf
-from chordflow import theory
+from chordflow import theory, verification
 from chordflow.cli import main
+from chordflow.config import Config, load_config
+from chordflow.experiment import Setting
 
 SMALL = ["data.samples=4", "data.stiff_samples=3", "model.widths=12", "saves=5"]
 
@@ -89,18 +91,95 @@ def test_verify_exits_0_where_all_holds_and_1_where_not(tmp_path, capsys, monkey
     assert "does not hold" in capsys.readouterr().out
 
 
-def test_a_network_of_the_users_own_is_found_in_the_current_folder(tmp_path, monkeypatch):
-    (tmp_path / "mynetwork.py").write_text(
-        "import jax.numpy as jnp\n\n"
-        "def network(input_shape, num_outputs, seed):\n"
-        "    params = jnp.full((input_shape[0], num_outputs), 0.01 * (seed + 1))\n"
-        "    return (lambda w, z: jnp.tanh(z) @ w), params\n"
-    )
+def test_verify_uses_the_tolerances_it_is_given(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(verification, "examine", lambda e: seen.append((e.rtol, e.eps)) or [])
+    (tmp_path / "run.toml").write_text('rtol = 1e-6\nflows = ["standard"]\n[data]\nname = "wine"\nsamples = 3\n')
+    assert main(["verify", "data.samples=3"]) == 0
+    assert main(["verify", "data.samples=3", "eps=1e-3", "rtol=1e-7"]) == 0
+    assert main(["verify", str(tmp_path / "run.toml"), "eps=1e-4"]) == 0
+    assert seen == [(1e-8, None), (1e-7, 1e-3), (1e-6, 1e-4)]
+
+
+OWN = """
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import chordflow as cf
+
+def network(input_shape, num_outputs, seed):
+    key = jax.random.key(seed)
+    net = eqx.nn.MLP(input_shape[0], num_outputs, 6, 1, activation=jnp.tanh, key=key, dtype=jnp.float64)
+    return (lambda net, z: net(z)), net
+
+def root(x, y):
+    return jnp.sum(jnp.sqrt(1 + (x - y) ** 2) - 1)
+
+known = cf.Loss(root, minimum=lambda y: jnp.zeros((), y.dtype), equilibrium=lambda x0, y: y)
+
+def eased(t, x0, y):
+    return x0 + t**2 * (3 - 2 * t) * (y - x0)
+
+def displaced(t, x0, y):
+    return eased(t, x0, y) + 0.5
+
+def abrupt(t, x0, y):
+    return x0 + jnp.sqrt(t) * (y - x0)
+
+def vector(x, y):
+    return x - y
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder to work in, with a module of the user's own."""
+    (tmp_path / "own_parts.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", list(sys.path))
-    words = ["data.name=diabetes", "data.samples=5", "flows=straight", "saves=3", "model.name=mynetwork:network"]
-    assert main(["run", *words, "out=r"]) == 0
-    assert float(xarray.open_dataset(tmp_path / "r" / "straight.nc")["cost"][-1]) < 1e-12
+    monkeypatch.delitem(sys.modules, "own_parts", raising=False)
+    return tmp_path
+
+
+def test_a_network_a_loss_and_a_path_of_the_users_own_are_found_in_the_current_folder(own):
+    words = ["data.name=diabetes", "data.samples=5", "saves=5", "model.name=own_parts:network", "out=r"]
+    flows = "flows=adapted,along(own_parts:eased),along(own_parts:displaced,50)"
+    assert main(["run", *words, "loss=own_parts:known", flows]) == 0
+    run = cf.open_run(own / "r")
+    assert run.flows == ("adapted", "along(own_parts:eased)", "along(own_parts:displaced,50)")
+    metrics = run.metrics
+    assert metrics["along(own_parts:eased)"]["cost at the end"]["measured"] < 1e-12
+    # With a loss of one's own the adapted flow is the Euclidean flow of that loss.
+    assert metrics["adapted"]["deviation from the Euclidean flow (2.19)"]["measured"] < 1e-6
+    along = metrics["along(own_parts:eased)"]
+    assert along["deviation from the path"] == {"predicted": 0.0, "measured": pytest.approx(0, abs=1e-6)}
+    # s(t) = t²(3−2t) leaves t by √3/18 at most, here seen at t = ¼ and ¾: 3/32 of the chord.
+    assert along["deviation from the chord"]["measured"] == pytest.approx(3 / 32, rel=1e-5)
+    assert along["deviation from the chord"]["predicted"] == pytest.approx(3 / 32, rel=1e-12)
+    assert metrics["along(own_parts:displaced,50)"]["deviation from the path"]["measured"] > 1e-3
+    assert (own / "r" / "along-own_parts-displaced-50.nc").is_file()
+
+
+def test_the_parameters_of_a_run_come_back_without_its_network_and_into_it(own):
+    words = ["data.name=diabetes", "data.samples=5", "flows=straight", "saves=3", "model.name=own_parts:network"]
+    assert main(["run", *words, "loss=own_parts:root", "flows=adapted", "out=r"]) == 0
+    code = (
+        "import sys, chordflow; run = chordflow.open_run('r'); tree = run.params(); run.trajectory(); run.metrics; "
+        "print('own_parts' in sys.modules, tree['layers'][0]['weight'].shape)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=own).stdout
+    assert said.split("\n")[0] == "False (6, 10)", "nothing in the folder is imported"
+    setting = Setting.build(load_config(None, [*words, "loss=own_parts:root"]))
+    problem, data = setting.problem(), cf.open_run("r").trajectory("adapted")
+    for save in (0, -1):
+        net = cf.open_run("r").params(like=setting.params, save=save)
+        np.testing.assert_allclose(problem.outputs(net), data["outputs"][save], atol=1e-12)
+    with pytest.raises(
+        ValueError, match=r"weight.* is an array of shape \(7, 10\), the run has one of shape \(6, 10\)"
+    ):
+        cf.open_run("r").params(like={"layers": [{"weight": np.zeros((7, 10))}]})
+    with pytest.raises(ValueError, match="has no dataset 'straight'; there are: adapted"):
+        cf.open_run("r").params("straight")
 
 
 def test_other_data_losses_and_clocks(tmp_path):
@@ -114,9 +193,35 @@ def test_other_data_losses_and_clocks(tmp_path):
         "t1=0.5",
     ]
     assert main(["run", *words, "saves=5", f"out={out}"]) == 0
-    data = xarray.open_dataset(out / "adapted.nc")
+    data = cf.open_run(out).trajectory()
     assert float(data["time"][-1]) == 0.5
     assert float(data["s"][-1]) == pytest.approx(5 * np.log(2))
+    assert main(["run", *words[:4], "clock=log", "saves=5", f"out={tmp_path / 'log'}"]) == 0
+    data = cf.open_run(tmp_path / "log").trajectory()
+    np.testing.assert_allclose(data["s"], 5 * np.expm1(data["time"]))
+    assert float(data["s"][-1]) == pytest.approx(5 * 5), "the adapted flow ends at s = 5N whatever the clock"
+
+
+@pytest.mark.parametrize(
+    ("flow", "limit", "result"),
+    [("straight", 5, "step_limit"), ("along(own_parts:abrupt)", 100, "not_finite")],
+    ids=["late", "at once"],
+)
+def test_a_flow_that_ends_early_keeps_its_last_state_and_has_no_empty_numbers(own, capsys, flow, limit, result):
+    words = ["data.samples=4", "model.widths=12", "saves=3", f"flows={flow}", f"max_steps={limit}", "out=r"]
+    assert main(["run", *words]) == 1
+    captured = capsys.readouterr()
+    assert f"ended early: {flow} ({result})" in captured.err
+    assert f"{flow}: ended at t = " in captured.out
+    assert not [word for word in captured.out.split() if word in ("nan", "inf", "-inf")]
+    run = cf.open_run("r")
+    setting = Setting.build(Config.from_dict(run.config))
+    data, last, problem = run.trajectory(), run.metrics[flow]["t_last"], setting.problem()
+    assert data["time"].to_numpy().tolist() == ([0.0, last] if result == "step_limit" else [0.0])
+    outputs = problem.outputs(run.params(like=setting.params))
+    np.testing.assert_allclose(data["outputs"][-1], outputs, atol=1e-12)
+    assert float(data["cost"][-1]) == pytest.approx(float(problem.cost_at(outputs)))
+    assert np.isfinite(data["test_cost"]).all()
 
 
 MISTAKES = [
@@ -130,7 +235,18 @@ MISTAKES = [
     (["run", "a.toml", "b.toml"], "expected one config file"),
     (["run", "flows=standard", "clock=interpolation", "t1=2", *SMALL], "expected below 1"),
     (["run", "flows=strait"], "did you mean straight?"),
+    (["run", "flows=straight,straight"], "straight is there 2 times"),
+    (["run", "data.samples=4", "data.stiff_samples=5"], "data.stiff_samples = 5: expected at most the 4 samples"),
+    (["run", "data.samples=4", "model.dtype=float32"], "leave out model.dtype"),
+    (["run", "data.samples=4", "loss=none:f"], "loss = 'none:f': no module 'none'"),
+    (["run", "data.samples=4", "loss=math:pi"], "'pi' is not a function or cf.Loss in math"),
+    (["run", "data.samples=4", "flows=along(math:pi)"], "'pi' is not a function in math"),
+    (["run", "data.samples=4", "flows=straight", "loss=cross_entropy"], "none can run on this problem. straight():"),
     (["verify", "data.samples=0"], "samples"),
+    (["verify", "flows=straight"], "flows = 'straight': chordflow verify"),
+    (["verify", "out=r"], "chordflow verify"),
+    (["verify", "data.samples=4", "rtol=0.1"], "rtol must be in [1e-12, 1e-4]"),
+    (["verify", "data.samples=4", "model.dtype=float32"], "leave out model.dtype"),
 ]
 
 
@@ -143,6 +259,20 @@ def test_a_users_mistake_is_one_line_and_exit_status_2(words, text, capsys, tmp_
     assert captured.err.startswith("chordflow: ")
     assert captured.err.count("\n") == 1
     assert not list(tmp_path.iterdir()), "a mistake leaves nothing behind"
+
+
+OWN_MISTAKES = [
+    (["loss=own_parts:vector"], "fn must return a scalar, got shape"),
+    (["flows=along(own_parts:displaced)"], "flows = along(own_parts:displaced): along(): path(0) is 0.5 away"),
+]
+
+
+@pytest.mark.parametrize(("words", "text"), OWN_MISTAKES, ids=[" ".join(m[0]) for m in OWN_MISTAKES])
+def test_a_mistake_in_the_users_own_parts_leaves_nothing_behind(words, text, own, capsys):
+    before = {path.name for path in own.iterdir()}
+    assert main(["run", *SMALL, *words]) == 2
+    assert text in capsys.readouterr().err
+    assert {path.name for path in own.iterdir()} - before <= {"__pycache__"}
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, capsys):

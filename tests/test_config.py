@@ -4,8 +4,18 @@ import tomllib
 
 import pytest
 
-from chordflow import filters
-from chordflow.config import Config, ConfigError, DataConfig, keys, load_config, parse_flow
+from chordflow import filters, models
+from chordflow.config import (
+    RUN_ONLY,
+    Config,
+    ConfigError,
+    DataConfig,
+    keys,
+    load_config,
+    make_clock,
+    parse_flow,
+    refuse_run_only,
+)
 from chordflow.record import to_toml
 
 
@@ -21,6 +31,7 @@ def test_the_default_is_the_main_job():
     [
         [],
         ["data.name=wine", "flows=power(0.5),straight", "rtol=1e-9", "model.widths=[8, 8]", "seed=3"],
+        ["flows=along(my.paths:bent),along( my.paths:bent , 1e1 )", "loss=my.losses:huber", "atol=10"],
         ["t1=4", "clock=log", "loss=cross_entropy", "data.smoothing=0.1", "out=a b/c", "model.name=my.mod:net"],
     ],
 )
@@ -38,10 +49,56 @@ def test_overrides_win_over_the_file(tmp_path):
     assert config.data.stiff_samples is None, "defaults of the digits must not reach another data set"
 
 
+def test_few_samples_are_all_for_stiff_flows():
+    assert load_config(None, ["data.samples=50"]).data.stiff_samples is None
+    assert load_config(None, ["data.samples=50", "data.stiff_samples=20"]).data.stiff_samples == 20
+
+
 def test_flow_names_are_the_functions():
-    assert parse_flow("interpolated( 0.25 )", 1e-6).filter == filters.Interpolated(0.25, 1e-6)
-    assert parse_flow("power(1)", 1e-5).filter == filters.Power(1.0, 1e-5)
-    assert isinstance(parse_flow("standard", 1e-6).filter, filters.Transpose)
+    assert parse_flow("interpolated( 0.25 )").flow(1e-6).filter == filters.Interpolated(0.25, 1e-6)
+    assert parse_flow("power(1)").flow(1e-5).filter == filters.Power(1.0, 1e-5)
+    assert isinstance(parse_flow("standard").flow(1e-6).filter, filters.Transpose)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("adapted()", "adapted"),
+        (" straight ", "straight"),
+        ("interpolated( .50)", "interpolated(0.5)"),
+        ("interpolated(0)", "interpolated(0)"),
+        ("power(1.0)", "power(1)"),
+        ("along( a.b:c )", "along(a.b:c)"),
+        ("along(a:c,0.0)", "along(a:c)"),
+        ("along(a:c, 1e1)", "along(a:c,10)"),
+    ],
+)
+def test_a_flow_has_one_spelling(text, name):
+    # It is the key of summaries and the name of a file: two spellings would be two flows, or one that overwrites.
+    assert str(parse_flow(text)) == name
+    assert parse_flow(name) == parse_flow(text)
+    assert load_config(None, [f"flows={text}"]).flows == (name,)
+
+
+def test_a_clock_is_made_of_its_samples_alone():
+    assert make_clock("s", 0) is None  # no other clock is tried on the way: they refuse 0 samples
+    with pytest.raises(ValueError, match="number of samples"):
+        make_clock("interpolation", 0)
+
+
+def test_verify_refuses_what_it_would_ignore():
+    for key in RUN_ONLY:
+        table: dict = {}
+        inner = table
+        *parents, last = key.split(".")
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = 3
+        with pytest.raises(ConfigError, match=f"^{key} = 3: chordflow verify"):
+            refuse_run_only(table)
+    refuse_run_only(
+        {"data": {"samples": 3}, "model": {"widths": 4}, "loss": "a:b", "rtol": 1e-6, "eps": 1e-4, "seed": 1}
+    )
 
 
 MISTAKES = [
@@ -53,10 +110,21 @@ MISTAKES = [
     ("flows=interpolated(2)", "expected interpolated(number in [0, 1])"),
     ("flows=straight(1)", "straight takes no argument"),
     ("flows=3", "expected a list of flows"),
-    ("loss=l2", "loss = 'l2': unknown, expected one of squared_error, cross_entropy"),
+    ("flows=straight,straight", "flows: straight is there 2 times, expected each flow once"),
+    ("flows=adapted,power(0.5),adapted()", "flows: adapted is there 2 times"),
+    ("flows=interpolated(0.5),interpolated(.5)", "flows: interpolated(0.5) is there 2 times"),
+    ("flows=interpolated(0.5,1)", "expected interpolated(number in [0, 1])"),
+    ("flows=along", "expected along(package.module:function)"),
+    ("flows=along(bent)", "expected along(package.module:function)"),
+    ("flows=along(a:b,-1)", "or with a gain ≥ 0, along(package.module:function, 10)"),
+    ("flows=along(a:b,1,2)", "expected along(package.module:function)"),
+    ("loss=l2", "loss = 'l2': unknown, expected one of squared_error, cross_entropy, package.module:function"),
+    ("loss=losses:", "loss = 'losses:': unknown"),
+    ("data.stiff_samples=0", "data.stiff_samples = 0: expected an integer of at least 1"),
     ("clock=t", "clock = 't': unknown"),
     ("rtol=-1", "rtol = -1.0: expected a number in (0, 1)"),
-    ("atol=nan", "atol = nan: expected a number in (0, 1)"),
+    ("atol=nan", "atol = nan: expected a positive number"),
+    ("atol=inf", "atol = inf: expected a positive number"),
     ("rtol=small", "rtol = 'small': expected a number"),
     ("eps=1", "eps = 1.0: expected a number in (0, 1)"),
     ("t1=0", "t1 = 0.0: expected a positive number"),
@@ -94,3 +162,6 @@ def test_the_help_lists_every_key():
     listed = set(keys())
     assert {"rtol", "data.name", "model.widths", "out", "flows", "clock"} <= listed
     assert all(f"data.{name}" in listed for name in DataConfig.__dataclass_fields__)
+    assert all(f"model.{name}" in listed for name in models.OPTIONS)
+    assert set(RUN_ONLY) < listed
+    assert set(keys(RUN_ONLY)) == listed - set(RUN_ONLY)

@@ -157,7 +157,7 @@ MISTAKES = {
     ),
     "submodule not found": (lambda: build("json.nets:f", (3,), 2), "no module 'json.nets'; install"),
     "attribute missing": (lambda: build("networks:f", (3,), 2), "'f' does not exist in networks"),
-    "not callable": (lambda: build("networks:constant", (3,), 2), "'constant' is not callable in networks"),
+    "not callable": (lambda: build("networks:constant", (3,), 2), "'constant' is not a function in networks"),
     "options for a reference": (
         lambda: build("networks:single", (3,), 2, widths=[3]),
         "model.widths: model.name = 'networks:single' takes no options",

@@ -15,7 +15,11 @@ keys: {keys}
 """
 EPILOG_VERIFY = """examples:
   chordflow verify
-  chordflow verify data.samples=10 model.widths=32
+  chordflow verify data.samples=10 model.widths=32 rtol=1e-9
+  chordflow verify runs/digits/config.toml data.samples=20
+
+keys: {keys}
+The rest of a configuration file is for `chordflow run` and changes nothing here.
 """
 VERIFY_SAMPLES = 20
 
@@ -43,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from chordflow import __version__
-    from chordflow.config import keys
+    from chordflow.config import RUN_ONLY, keys
 
     parser = argparse.ArgumentParser(prog="chordflow", description="Train so that outputs travel a known path.")
     parser.add_argument("--version", action="version", version=f"chordflow {__version__}")
@@ -64,24 +68,26 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
-    listed = ", ".join(keys())
+    listed, fewer = ", ".join(keys()), ", ".join(keys(RUN_ONLY))
     run = add("run", _run, "Integrate flows and compare them with the theory.", EPILOG_RUN.format(keys=listed))
     run.add_argument("--quiet", action="store_true", help="say nothing but mistakes")
-    add("verify", _verify, "Check the statements of the theory on a problem.", EPILOG_VERIFY)
+    add("verify", _verify, "Check the statements of the theory on a problem.", EPILOG_VERIFY.format(keys=fewer))
     return parser
 
 
-def _config(words: Sequence[str]) -> Any:
-    from chordflow.config import ConfigError, load_config
+def _sorted(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The configuration file, if there is one, and the overrides."""
+    from chordflow.config import ConfigError
 
     files = [word for word in words if "=" not in word]
     if len(files) > 1:
         raise ConfigError(f"expected one config file, got {' and '.join(files)}")
-    return load_config(files[0] if files else None, [word for word in words if "=" in word])
+    return (files[0] if files else None), [word for word in words if "=" in word]
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from chordflow import experiment, record
+    from chordflow.config import load_config
 
     def quiet(line: str) -> None:
         del line
@@ -90,7 +96,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(line, flush=True)
 
     show = sys.stderr.isatty() and not arguments.quiet
-    path = experiment.run(_config(arguments.words), say=quiet if arguments.quiet else say, progress=show)
+    path = experiment.run(load_config(*_sorted(arguments.words)), say=quiet if arguments.quiet else say, progress=show)
     results = {name: flow["result"] for name, flow in record.open_run(path).summary["flows"].items()}
     failed = [f"{name} ({result})" for name, result in results.items() if result != "successful"]
     if failed:
@@ -100,19 +106,25 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from chordflow import verification
+    from chordflow.config import Config, read_table, refuse_run_only
     from chordflow.experiment import Setting
 
-    words = arguments.words
-    if all("=" in word and not word.startswith("data.name") for word in words):
+    file, overrides = _sorted(arguments.words)
+    refuse_run_only(read_table(None, overrides))
+    if file is None and not any(word.startswith("data.name") for word in overrides):
         # Dense Jacobians and projections: the main job's 200 samples would take minutes.
-        words = [f"data.samples={VERIFY_SAMPLES}", *words]
-    setting = Setting.build(_config(words))
-    problem = setting.problem()
-    count, samples = len(verification.STATEMENTS), problem.terms[0].targets.shape[0]
+        overrides = [f"data.samples={VERIFY_SAMPLES}", *overrides]
+    table = read_table(file, overrides)
+    config = Config.from_dict(table)
+    setting = Setting.build(config)
+    # Tolerances that nobody gave are the verification's own, which look at the rank of the problem.
+    given = {key: getattr(config, key) for key in ("rtol", "eps") if key in table}
+    evidence = verification.Evidence(setting.problem(), setting.params, **given)
+    count, samples = len(verification.STATEMENTS), len(setting.dataset.targets)
     print(
         f"checking {count} statements on {samples} samples of {setting.dataset.name} ...", file=sys.stderr, flush=True
     )
-    checks = verification.verify(problem, setting.params)
+    checks = list(verification.examine(evidence))
     for line in verification.lines(checks):
         print(line, flush=True)
     return 0 if all(check.outcome != "does not hold" for check in checks) else 1

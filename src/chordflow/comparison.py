@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
@@ -12,7 +13,7 @@ from chordflow.flows import Flow
 from chordflow.losses import CrossEntropy, SquaredError
 from chordflow.problem import Problem
 from chordflow.trajectory import Trajectory
-from chordflow.velocities import Straight
+from chordflow.velocities import Straight, Tracking
 
 Path = Float[np.ndarray, "T N Q"]
 
@@ -34,83 +35,107 @@ class Comparison(NamedTuple):
 
 
 def gradient_times(flow: Flow, clock: AbstractClock | None, ts: Array, num_samples: float) -> np.ndarray:
-    """Gradient-flow time s of each save, infinite at t = 1 of a straight flow."""
-    if isinstance(flow.velocity, Straight):
+    """Gradient-flow time s of each save; for straight and along that of the chord's clock, infinite at t = 1."""
+    if not flow.velocity.is_autonomous:
         with np.errstate(divide="ignore"):
             return -num_samples * np.log1p(-np.asarray(ts))
     return np.asarray((GradientTime() if clock is None else clock).s(ts))
 
 
-def predict(
-    problem: Problem, params: PyTree, flow: Flow, trajectory: Trajectory, s: np.ndarray
-) -> tuple[Path | None, str]:
-    """Outputs (T, N, Q) that the theory predicts at the save times, and what the prediction is called."""
-    x0, y = trajectory.outputs[0], problem.targets
+class Prediction(NamedTuple):
+    """Outputs (T, N, Q) that the theory predicts at the save times, its name, and whether it is a straight line."""
+
+    outputs: Path | None
+    what: str = ""
+    is_chord: bool = False
+
+
+def predict(problem: Problem, params: PyTree, flow: Flow, trajectory: Trajectory, s: np.ndarray) -> Prediction:
+    """What the theory says the outputs of a flow do, if it says anything."""
+    x0, y, ts = trajectory.outputs[0], problem.targets, trajectory.ts
+    bound = flow.velocity.bind(problem, x0)
+    if isinstance(bound, Tracking):
+        return Prediction(np.asarray(jax.vmap(bound.path)(ts)), "the path")
     if isinstance(flow.velocity, Straight):
         given = flow.velocity.target
         goal = problem.equilibrium(x0) if given is None else jnp.asarray(given, x0.dtype)
-        return np.asarray(theory.linear_interpolation(x0, jnp.asarray(goal), trajectory.ts)), "the chord (2.53)"
+        return Prediction(np.asarray(theory.linear_interpolation(x0, jnp.asarray(goal), ts)), "the chord (2.53)", True)
     blend = flow.filter.blend()
-    N = problem.num_samples
     if blend is None:
-        return None, ""
+        return Prediction(None)
+    N, times = problem.num_samples, jnp.asarray(s)
     inverts_only = not isinstance(blend.transpose, Array) and blend.transpose == 0
-    if isinstance(problem.loss, CrossEntropy):
-        if not inverts_only:
-            return None, ""
-        return np.asarray(theory.euclidean_flow(x0, y, problem.loss, jnp.asarray(s))), "the Euclidean flow (2.69)"
     if not isinstance(problem.loss, SquaredError):
-        return None, ""
+        if not inverts_only:
+            return Prediction(None)
+        equation = "2.69" if isinstance(problem.loss, CrossEntropy) else "2.19"
+        path = theory.euclidean_flow(x0, y, problem.loss, times)
+        return Prediction(np.asarray(path), f"the Euclidean flow ({equation})")
     if inverts_only:
-        return np.asarray(theory.exponential_decay(x0, y, jnp.asarray(s), N)), "exponential decay (2.49)"
+        decay = theory.exponential_decay(x0, y, times, N)
+        return Prediction(np.asarray(decay), "exponential decay (2.49)", True)
     # The family's frozen counterpart: (1−τ) G₀ + τ in the place of G₀ (2.41).
     n = problem.num_outputs
     gram = blend.transpose * problem.jacobian(params).gram() + blend.damped * jnp.eye(n, dtype=x0.dtype)
-    return np.asarray(theory.frozen_kernel(x0, y, jnp.asarray(s), gram, n=N)), "the frozen kernel"
+    return Prediction(np.asarray(theory.frozen_kernel(x0, y, times, gram, n=N)), "the frozen kernel")
 
 
 def compare(
     problem: Problem, params: PyTree, flow: Flow, trajectory: Trajectory, clock: AbstractClock | None
 ) -> Comparison:
-    """Table of a finished run with ``outputs`` and ``cost`` saved, on a problem of one unweighted term."""
+    """Table of a run with ``outputs`` and ``cost`` saved, on a problem of one unweighted term.
+
+    A quantity that the run does not determine, such as a rate where only the start was saved, has no line.
+    """
     N = float(problem.num_samples)
     s = gradient_times(flow, clock, trajectory.ts, N)
-    predicted, what = predict(problem, params, flow, trajectory, s)
-    x, costs = np.asarray(trajectory.outputs), np.asarray(trajectory.costs)
+    prediction = predict(problem, params, flow, trajectory, s)
+    x, predicted = np.asarray(trajectory.outputs), prediction.outputs
+    rows = _deviations(problem, x, np.asarray(Interpolation(N).t(jnp.asarray(s))), prediction)
     minimum = problem.minimum()
-    floor = 0.0 if minimum is None else float(minimum)
-    goal = problem.equilibrium(trajectory.outputs[0])
-    rows: list[Row] = []
-    if goal is not None and np.isfinite(goal).all():
-        chord = theory.linear_interpolation(trajectory.outputs[0], goal, Interpolation(N).t(jnp.asarray(s)))
-        size = np.abs(np.asarray(goal) - x[0]).max()
-        expected = 0.0 if what.startswith(("the chord", "exponential")) else None
-        rows.append(Row("deviation from the chord", expected, float(np.abs(x - chord).max() / size)))
-    else:
-        size = np.abs(x - x[0]).max()
-    if predicted is not None and not what.startswith("the chord"):
-        rows.append(Row(f"deviation from {what}", 0.0, float(np.abs(x - predicted).max() / size)))
-    end = None if predicted is None else float(problem.cost_at(jnp.asarray(predicted[-1]))) - floor
-    rows += [Row("cost at the start", None, costs[0] - floor), Row("cost at the end", end, costs[-1] - floor)]
-    if np.isfinite(s[-1]):
-        rate = None if not end or end <= 0 else float(np.log((costs[0] - floor) / end) / s[-1])
-        rows.append(Row("mean decay rate of the cost, × N", rate and rate * N, _rate(costs - floor, s[-1]) * N))
+    excess = np.asarray(trajectory.costs) - (0.0 if minimum is None else float(minimum))
+    end = None if predicted is None else float(problem.cost_at(jnp.asarray(predicted[-1])) - (minimum or 0.0))
+    rows += [Row("cost at the start", None, excess[0]), Row("cost at the end", end, excess[-1])]
+    if (rate := _rate(excess[0], excess[-1], s[-1])) is not None:
+        expected = None if end is None else _rate(excess[0], end, s[-1])
+        rows.append(Row("mean decay rate of the cost, × N", None if expected is None else expected * N, rate * N))
     if isinstance(problem.loss, CrossEntropy):
         drift = theory.hyperplane_drift(trajectory.outputs, trajectory.outputs[0])
-        conserved = 0.0 if what.startswith(("the chord", "the Euclidean")) else None
+        conserved = 0.0 if prediction.is_chord or prediction.what.startswith("the Euclidean") else None
         rows.append(Row("hyperplane drift", conserved, float(jnp.max(drift))))
     if "relative_residual_end" in trajectory.stats:
         residual = max(float(trajectory.stats[f"relative_residual_{end}"]) for end in ("start", "end"))
-        rows.append(Row("unreachable fraction", 0.0, residual))
-    if "test_accuracy" in trajectory.saved:
-        rows.append(Row("test accuracy", None, float(trajectory.saved["test_accuracy"][-1])))
-    if "test_cost" in trajectory.saved:
-        rows.append(Row("test cost", None, float(trajectory.saved["test_cost"][-1])))
-    return Comparison(rows, predicted, what)
+        if np.isfinite(residual):  # not so where the velocity is not, at the end of a run
+            rows.append(Row("unreachable fraction", 0.0, residual))
+    for name, quantity in (("test_accuracy", "test accuracy"), ("test_cost", "test cost")):
+        if name in trajectory.saved:
+            rows.append(Row(quantity, None, float(trajectory.saved[name][-1])))
+    return Comparison(rows, predicted, prediction.what)
 
 
-def _rate(excess: np.ndarray, s: float) -> float:
-    return float(np.log(excess[0] / excess[-1]) / s) if excess[-1] > 0 else float("inf")
+def _deviations(problem: Problem, x: Path, t: np.ndarray, prediction: Prediction) -> list[Row]:
+    """Largest distances to the chord and to the prediction, relative to the longest way of an output."""
+    goal = problem.equilibrium(jnp.asarray(x[0]))
+    has_goal = goal is not None and bool(np.isfinite(goal).all())
+    size = float(np.abs((np.asarray(goal) if has_goal else x) - x[0]).max())
+    rows: list[Row] = []
+    if size == 0:  # nothing moves, or nothing was reached: no length to compare with
+        return rows
+    if has_goal:
+        chord = np.asarray(theory.linear_interpolation(x[0], np.asarray(goal), t))
+        expected = 0.0 if prediction.is_chord else None
+        if expected is None and prediction.outputs is not None:
+            expected = float(np.abs(prediction.outputs - chord).max() / size)
+        rows.append(Row("deviation from the chord", expected, float(np.abs(x - chord).max() / size)))
+    if prediction.outputs is not None and not prediction.what.startswith("the chord"):
+        measured = float(np.abs(x - prediction.outputs).max() / size)
+        rows.append(Row(f"deviation from {prediction.what}", 0.0, measured))
+    return rows
+
+
+def _rate(start: float, end: float, s: float) -> float | None:
+    """Mean rate of an exponential decay, or None where there is none: no time, an infinite one, or a cost of 0."""
+    return float(np.log(start / end) / s) if 0 < s < np.inf and start > 0 and end > 0 else None
 
 
 def table_lines(tables: dict[str, list[Row]]) -> list[str]:

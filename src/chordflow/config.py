@@ -1,19 +1,28 @@
 """Configuration of a run: frozen dataclasses ↔ TOML, with ``key=value`` overrides. Every mistake is one line."""
 
 import dataclasses
-import difflib
+import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from chordflow import clocks, filters, flows, losses, velocities
+from chordflow import clocks, filters, flows, losses, models, velocities
+from chordflow.bounds import require_within
+from chordflow.lookup import chosen, is_reference, referenced, suggestion
 
+REFERENCE = "package.module:function"
 LOSSES = {"squared_error": losses.SquaredError, "cross_entropy": losses.CrossEntropy}
-CLOCKS = ("s", "interpolation", "log")
-FLOWS = ("straight", "adapted", "standard", "interpolated", "power")
+CLOCKS: dict[str, Callable[[float], clocks.AbstractClock | None]] = {
+    "s": lambda num_samples: None,  # noqa: ARG005
+    "interpolation": clocks.Interpolation,
+    "log": clocks.Log,
+}
+FLOWS = ("straight", "adapted", "standard", "interpolated", "power", "along")
+RUN_ONLY = ("data.stiff_samples", "data.max_test", "flows", "clock", "atol", "t1", "saves", "max_steps", "out")
+"""Keys that mean nothing to ``chordflow verify``."""
 _FLOW = re.compile(r"\s*(\w+)\s*(?:\(\s*([^()]*?)\s*\))?\s*")
 
 
@@ -25,7 +34,8 @@ class ConfigError(ValueError):
 class DataConfig:
     """``[data]``: what :func:`chordflow.data.load` takes, and the smaller sample for stiff flows.
 
-    ``stiff_samples``: the standard, interpolated and power flows are as stiff as DDᵀ and get the first so many samples.
+    ``stiff_samples``: the standard, interpolated and power flows are as stiff as DDᵀ and get the first so many samples,
+    at most ``samples``; None for all.
     """
 
     name: str = "digits"
@@ -39,6 +49,10 @@ class DataConfig:
     smoothing: float = 0.0
     max_test: int = 1000
 
+    def __post_init__(self):
+        stiff = self.stiff_samples
+        _require("data.stiff_samples", stiff, stiff is None or stiff >= 1, "an integer of at least 1")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -51,9 +65,12 @@ class Config:
     model
         ``name`` and options of :func:`chordflow.models.build`.
     loss
-        ``squared_error`` or ``cross_entropy``.
+        ``squared_error``, ``cross_entropy``, or ``package.module:name``: a function fn(x, y) -> scalar of outputs and
+        target of one sample, or a :class:`chordflow.Loss`, which may know its minimum and equilibrium too.
     flows
-        Names as the functions: straight, adapted, standard, interpolated(τ), power(p).
+        Names as the functions, each flow once: straight, adapted, standard, interpolated(τ), power(p), and
+        along(package.module:function) or along(package.module:function, κ): a path fn(t, x0, y) -> outputs (N, Q) from
+        the outputs at the start, x0 at t = 0, with the gain κ (0).
     clock
         ``s``, ``interpolation`` or ``log``: the variable in which descent flows are integrated and reported.
     rtol, atol
@@ -87,17 +104,22 @@ class Config:
     out: str | None = None
 
     def __post_init__(self):
-        _choice("loss", self.loss, tuple(LOSSES))
-        _choice("clock", self.clock, CLOCKS)
-        for key in ("rtol", "atol", "eps"):
+        if not is_reference(self.loss):
+            _known("loss", self.loss, (*LOSSES, REFERENCE))
+        _known("clock", self.clock, CLOCKS)
+        for key in ("rtol", "eps"):
             _require(key, getattr(self, key), 0 < getattr(self, key) < 1, "a number in (0, 1)")
+        _require("atol", self.atol, 0 < self.atol < math.inf, "a positive number")
         _require("t1", self.t1, self.t1 is None or self.t1 > 0, "a positive number")
         for key, least in (("seed", 0), ("saves", 2), ("max_steps", 1)):
             _require(key, getattr(self, key), getattr(self, key) >= least, f"an integer of at least {least}")
         if not self.flows:
             raise ConfigError(f"flows = []: expected at least one of {', '.join(FLOWS)}")
-        for text in self.flows:
-            parse_flow(text, self.eps)
+        names = [str(parse_flow(text)) for text in self.flows]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"flows: {name} is there {names.count(name)} times, expected each flow once")
+        object.__setattr__(self, "flows", tuple(names))  # one spelling for each: keys of summaries, names of files
         if self.loss == "cross_entropy" and self.data.task == "regression":
             raise ConfigError("loss = cross_entropy: data.task is regression, expected classification")
 
@@ -120,7 +142,9 @@ class Config:
             raise ConfigError(f"data = {data!r}: expected a table, as in data.name=digits")
         defaults = Config()
         if data.get("name", "digits") == "digits":
-            data = {"samples": 200, "stiff_samples": 100, **data}
+            data = {"samples": 200, **data}
+            few = isinstance(data["samples"], int) and data["samples"] < 100
+            data = {"stiff_samples": None if few else 100, **data}
         values["data"] = _fill(DataConfig, data, "data.")
         model = values.get("model", {})
         if not isinstance(model, Mapping):
@@ -141,6 +165,11 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     >>> config.data.samples, config.flows, config.rtol
     (50, ('straight', 'interpolated(0.25)'), 1e-06)
     """
+    return Config.from_dict(read_table(path, overrides))
+
+
+def read_table(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The nested values of :func:`load_config` before defaults: what a file and overrides say themselves."""
     table: dict[str, Any] = {}
     if path is not None:
         try:
@@ -154,7 +183,17 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
         if not equals or not key.strip():
             raise ConfigError(f"{override!r}: expected key=value, as in data.samples=50")
         _assign(table, key.strip().split("."), _value(text.strip()), override)
-    return Config.from_dict(table)
+    return table
+
+
+def refuse_run_only(table: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a table has a key that ``chordflow verify`` would ignore."""
+    for key in RUN_ONLY:
+        value: Any = table
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            raise ConfigError(f"{key} = {value!r}: chordflow verify integrates no such flow; expected without {key}")
 
 
 def split_flows(text: str) -> list[str]:
@@ -162,30 +201,88 @@ def split_flows(text: str) -> list[str]:
     return [part.strip() for part in re.split(r",(?![^()]*\))", text) if part.strip()]
 
 
-def parse_flow(text: Any, eps: float) -> flows.Flow:
-    """A flow from its name: ``straight``, ``adapted``, ``standard``, ``interpolated(τ)``, ``power(p)``."""
+class FlowName(NamedTuple):
+    """A flow as a configuration names it; ``str`` gives the one spelling it has in files and tables."""
+
+    kind: str
+    reference: str | None = None
+    """The path of along."""
+    number: float | None = None
+    """τ, p or the gain κ."""
+
+    def __str__(self) -> str:
+        number = None if self.number is None else repr(self.number).removesuffix(".0")
+        arguments = [text for text in (self.reference, number) if text is not None]
+        return f"{self.kind}({','.join(arguments)})" if arguments else self.kind
+
+    def flow(self, eps: float) -> flows.Flow:
+        """The flow itself; the path of along is imported."""
+        if self.kind == "along":
+            path = referenced("flows: along", self.reference or "")
+            return flows.Flow(velocities.Route(path, self.number or 0.0), filters.Damped(eps))
+        return _numbered(self.kind, self.number, eps)
+
+
+def parse_flow(text: Any) -> FlowName:
+    """``straight``, ``adapted``, ``standard``, ``interpolated(τ)``, ``power(p)`` or ``along(module:function, κ)``.
+
+    Examples
+    --------
+    >>> str(parse_flow("interpolated( .50 )")), str(parse_flow("adapted()"))
+    ('interpolated(0.5)', 'adapted')
+    """
     match = _FLOW.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise ConfigError(f"flows: {text!r} is not a flow, expected names such as straight or interpolated(0.5)")
-    name, argument = match.groups()
-    _choice("flows", name, FLOWS)
-    if name not in ("interpolated", "power"):
-        if argument:
-            raise ConfigError(f"flows: {name} takes no argument, got {text!r}")
-        return {"straight": flows.straight(eps=eps), "adapted": flows.adapted(eps), "standard": flows.standard()}[name]
+    kind, inside = match.groups()
+    _known("flows", kind, FLOWS)
+    arguments = [part.strip() for part in inside.split(",")] if inside else []
+    if kind == "along":
+        return _parse_along(text, arguments)
+    if kind not in ("interpolated", "power"):
+        if arguments:
+            raise ConfigError(f"flows: {kind} takes no argument, got {text!r}")
+        return FlowName(kind)
     try:
-        number = float(argument)
-        if name == "interpolated":
-            return flows.interpolated(number, eps)
-        return flows.Flow(velocities.Descent(), filters.Power(number, eps))
-    except (TypeError, ValueError):
-        raise ConfigError(f"flows: {text!r}: expected {name}(number in [0, 1]), as in {name}(0.5)") from None
+        (number,) = map(float, arguments)
+        _numbered(kind, number, 1e-6)
+    except ValueError:
+        raise ConfigError(f"flows: {text!r}: expected {kind}(number in [0, 1]), as in {kind}(0.5)") from None
+    return FlowName(kind, None, number)
+
+
+def _parse_along(text: str, arguments: list[str]) -> FlowName:
+    try:
+        reference, gain = [*arguments, "0"] if len(arguments) == 1 else arguments
+        require_within("along()", "gain", number := float(gain), 0)
+    except ValueError:
+        reference = number = None
+    if not is_reference(reference):
+        raise ConfigError(f"flows: {text!r}: expected along({REFERENCE}), or with a gain ≥ 0, along({REFERENCE}, 10)")
+    return FlowName("along", reference, number or None)
+
+
+def _numbered(kind: str, number: float | None, eps: float) -> flows.Flow:
+    if kind == "power":
+        return flows.Flow(velocities.Descent(), filters.Power(number or 0.0, eps))
+    if kind == "interpolated":
+        return flows.interpolated(number or 0.0, eps)
+    return {"straight": flows.straight(eps=eps), "adapted": flows.adapted(eps), "standard": flows.standard()}[kind]
+
+
+def make_loss(name: str) -> losses.AbstractLoss:
+    """The loss of a configuration; importing one of the user's own runs its module's code."""
+    if not is_reference(name):
+        return LOSSES[name]()
+    found = referenced(
+        "loss", name, lambda value: callable(value) or isinstance(value, losses.AbstractLoss), "a function or cf.Loss"
+    )
+    return found if isinstance(found, losses.AbstractLoss) else losses.Loss(found)
 
 
 def make_clock(name: str, num_samples: float) -> clocks.AbstractClock | None:
     """The clock of a configuration; None for gradient-flow time itself."""
-    table = {"s": None, "interpolation": clocks.Interpolation(num_samples), "log": clocks.Log(num_samples)}
-    return table[name]
+    return CLOCKS[name](num_samples)
 
 
 def _value(text: str) -> Any:
@@ -208,9 +305,7 @@ def _fill(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
-            close = difflib.get_close_matches(key, fields, n=1)
-            hint = f"did you mean {prefix}{close[0]}?" if close else f"expected one of {', '.join(fields)}"
-            raise ConfigError(f"{prefix}{key} = {values[key]!r}: unknown key, {hint}")
+            raise ConfigError(f"{prefix}{key} = {values[key]!r}: unknown key, {suggestion(key, fields, prefix)}")
     return cls(**{key: _typed(prefix + key, value, fields[key].type) for key, value in values.items()})
 
 
@@ -238,19 +333,20 @@ def _require(key: str, value: Any, ok: bool, expected: str) -> None:
         raise ConfigError(f"{key} = {value!r}: expected {expected}")
 
 
-def _choice(key: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        close = difflib.get_close_matches(str(value), known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
-        raise ConfigError(f"{key} = {value!r}: unknown, {hint}")
+def _known(key: str, name: Any, names: Sequence[str] | Mapping[str, Any]) -> None:
+    try:
+        chosen(key, name, dict.fromkeys(names))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
-def keys() -> Iterator[str]:
+def keys(left_out: Sequence[str] = ()) -> Iterator[str]:
     """All configuration keys, dotted, for the command line's help."""
     for f in dataclasses.fields(Config):
         if f.name == "data":
-            yield from (f"data.{inner.name}" for inner in dataclasses.fields(DataConfig))
+            names = [f"data.{inner.name}" for inner in dataclasses.fields(DataConfig)]
         elif f.name == "model":
-            yield from ("model.name", "model.widths", "model.activation", "model.init", "model.scale")
+            names = [f"model.{name}" for name in ("name", *models.OPTIONS)]
         else:
-            yield f.name
+            names = [f.name]
+        yield from (name for name in names if name not in left_out)

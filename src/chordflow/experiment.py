@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +15,10 @@ from jaxtyping import Array, Float, PyTree
 from chordflow import data, figures, geometry, models, record
 from chordflow.clocks import AbstractClock
 from chordflow.comparison import Comparison, compare, gradient_times, saved_scalars, table_lines
-from chordflow.config import LOSSES, Config, ConfigError, make_clock, parse_flow
+from chordflow.config import Config, ConfigError, make_clock, make_loss, parse_flow
 from chordflow.flows import Flow
 from chordflow.integration import evolve, expected_steps
+from chordflow.losses import AbstractLoss
 from chordflow.problem import Problem
 from chordflow.results import RESULTS, is_okay
 from chordflow.solve import RankPolicy
@@ -31,14 +33,44 @@ SPECTRUM_SAVES, FEW_SPECTRUM_SAVES, MANY_OUTPUTS = 11, 5, 1000
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What one flow of a run is made of, before anything is integrated."""
+
+    name: str
+    flow: Flow
+    problem: Problem
+    clock: AbstractClock | None
+    t1: float
+
+    @property
+    def variable(self) -> str:
+        """``s`` for gradient-flow time, ``t`` for a clock and for straight and along, which have their own t."""
+        return "s" if self.flow.velocity.is_autonomous and self.clock is None else "t"
+
+    def obstacle(self, params: PyTree) -> str | None:
+        """Why the problem does not allow the flow, such as a straight one to labels without a finite equilibrium.
+
+        A path of the user's own that does not fit is a mistake and raises ConfigError.
+        """
+        try:
+            self.flow.velocity.bind(self.problem, self.problem.outputs(params))
+        except ValueError as reason:
+            if not isinstance(self.flow.velocity, Straight):
+                raise ConfigError(f"flows = {self.name}: {reason}") from None
+            return str(reason)
+        return None
+
+
 @dataclass(frozen=True)
 class Setting:
-    """A configuration turned into objects: data, network, and one problem per sample size."""
+    """A configuration turned into objects: data, network, loss, and one problem per sample size."""
 
     config: Config
     dataset: data.Dataset
     apply: Callable[[Any, Any], Array]
     params: PyTree
+    loss: AbstractLoss
 
     @classmethod
     def build(cls, config: Config) -> "Setting":
@@ -50,51 +82,58 @@ class Setting:
         )
         if config.loss == "cross_entropy" and dataset.task != "classification":
             raise ConfigError(f"loss = cross_entropy: data.name = {d.name} is a {dataset.task} task, needs classes")
+        N = len(dataset.targets)
+        if d.stiff_samples is not None and d.stiff_samples > N:
+            raise ConfigError(f"data.stiff_samples = {d.stiff_samples}: expected at most the {N} samples there are")
         network = dict(config.model)
         name = network.pop("name", "mlp")
         model = models.build(name, dataset.input_shape, dataset.num_outputs, seed=config.seed, **network)
-        return cls(config, dataset, model.apply, model.params)
+        setting = cls(config, dataset, model.apply, model.params, make_loss(config.loss))
+        setting._check(setting.problem())
+        return setting
+
+    def _check(self, problem: Problem) -> None:
+        """The mistakes of a model and a loss of the user's own, before there is a folder."""
+        dtype = problem.ravel(self.params)[0].dtype
+        if dtype != np.float64:
+            where = "leave out model.dtype" if "dtype" in self.config.model else "make the parameters float64"
+            raise ConfigError(f"model.name: parameters are {dtype}, flows are integrated in float64: {where}")
+        problem.check(self.params)
+        eqx.filter_eval_shape(problem.cost, self.params)
 
     def problem(self, samples: int | None = None) -> Problem:
         """The problem on the first ``samples`` (all if None)."""
         rows = slice(samples)
-        loss = LOSSES[self.config.loss]()
-        return Problem(self.apply, self.dataset.inputs[rows], self.dataset.targets[rows], loss=loss)
+        return Problem(self.apply, self.dataset.inputs[rows], self.dataset.targets[rows], loss=self.loss)
 
-    def samples_for(self, flow: Flow) -> int:
-        """N of a flow: all samples, or ``data.stiff_samples`` where the flow has a part as stiff as DDᵀ."""
-        N = len(self.dataset.targets)
-        stiff = self.config.data.stiff_samples
+    def plan(self, name: str) -> Plan:
+        """Objects for one flow of the configuration.
+
+        A flow with a part as stiff as DDᵀ gets ``data.stiff_samples``. It ends at 1 in its own t (straight, along),
+        else at ``t1``, by default s = N, or 5 N where nothing is stiff.
+        """
+        config, flow = self.config, parse_flow(name).flow(self.config.eps)
         blend = flow.filter.blend()
-        is_stiff = blend is None or float(blend.transpose) > 0
-        return min(N, stiff) if is_stiff and stiff is not None else N
-
-    def clock_for(self, flow: Flow) -> AbstractClock | None:
-        """The configured clock; None for gradient-flow time, and for the straight flow, which has its own t."""
-        return None if isinstance(flow.velocity, Straight) else make_clock(self.config.clock, self.samples_for(flow))
-
-    def end(self, name: str) -> float:
-        """Where a flow ends, in its own variable: 1 for straight, else ``t1`` or s = N (5 N for adapted)."""
-        flow = parse_flow(name, self.config.eps)
-        clock, t1 = self.clock_for(flow), self.config.t1
-        if isinstance(flow.velocity, Straight):
-            return 1.0
+        stiff = blend is None or float(blend.transpose) > 0
+        N = len(self.dataset.targets)
+        N = config.data.stiff_samples or N if stiff else N
+        problem = self.problem(N)
+        if not flow.velocity.is_autonomous:
+            return Plan(name, flow, problem, None, 1.0)
+        clock, t1 = make_clock(config.clock, N), config.t1
         if t1 is None:
-            s = (5.0 if name == "adapted" else 1.0) * self.samples_for(flow)
-            return s if clock is None else float(clock.t(jnp.asarray(s)))
+            s = (1.0 if stiff else 5.0) * N
+            t1 = s if clock is None else float(clock.t(jnp.asarray(s)))
         if clock is not None and t1 >= clock.end:
-            raise ConfigError(f"t1 = {t1:g}: expected below {clock.end:g} on the {self.config.clock} clock")
-        return t1
+            raise ConfigError(f"t1 = {t1:g}: expected below {clock.end:g} on the {config.clock} clock")
+        return Plan(name, flow, problem, clock, t1)
 
 
 @dataclass(frozen=True)
 class FlowRun:
     """One finished flow of a run."""
 
-    name: str
-    flow: Flow
-    problem: Problem
-    clock: AbstractClock | None
+    plan: Plan
     trajectory: Trajectory
     comparison: Comparison
     spectrum_times: Float[np.ndarray, " t"]
@@ -102,33 +141,40 @@ class FlowRun:
     seconds: float
 
     @property
+    def num_samples(self) -> float:
+        """N."""
+        return float(self.plan.problem.num_samples)
+
+    @property
     def s(self) -> np.ndarray:
         """Gradient-flow time of each save."""
-        return gradient_times(self.flow, self.clock, self.trajectory.ts, float(self.problem.num_samples))
+        return gradient_times(self.plan.flow, self.plan.clock, self.trajectory.ts, self.num_samples)
 
 
 def run(config: Config, *, say: Say = print, progress: bool = False) -> Path:
     """Do what a configuration says and return the run folder; the folder exists before the first computation.
 
     A flow that cannot run on the problem is named with its reason and left out; a flow that ends early keeps what it
-    reached. Only if no flow at all could be run does it raise.
+    reached, its last good state as the last save. Only if no flow at all can run does it raise, before there is a
+    folder.
     """
     setting = Setting.build(config)
-    for name in config.flows:
-        setting.end(name)
+    obstacles = {plan: plan.obstacle(setting.params) for plan in map(setting.plan, config.flows)}
+    plans = [plan for plan, obstacle in obstacles.items() if obstacle is None]
+    for plan, obstacle in obstacles.items():
+        if obstacle is not None and not plans:
+            raise ConfigError(f"flows = {','.join(config.flows)}: none can run on this problem. {obstacle}")
+        if obstacle is not None:
+            say(f"{plan.name}: left out. {obstacle}")
     out = config.out or f"runs/{config.data.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = record.create(_free(out) if config.out is None else out, config.to_dict())
     say(f"run folder {folder.path}")
     runs: list[FlowRun] = []
-    for name in config.flows:
-        done = run_flow(setting, name, say=say, progress=progress)
-        if done is not None:
-            runs.append(done)
-            folder.write_dataset(_file_name(name), flow_dataset(done))
-            folder.write_summary({"flows": {r.name: flow_summary(r) for r in runs}})
-    if not runs:
-        raise ConfigError(f"flows = {list(config.flows)}: none of them can run on this problem, see the reasons above")
-    for line in table_lines({f"{r.name} N={int(r.problem.num_samples)}": r.comparison.rows for r in runs}):
+    for plan in plans:
+        runs.append(done := run_flow(setting, plan, say=say, progress=progress))
+        folder.write_dataset(record.dataset_name(plan.name), flow_dataset(done))
+        folder.write_summary({"flows": {r.plan.name: flow_summary(r) for r in runs}})
+    for line in table_lines({f"{r.plan.name} N={int(r.num_samples)}": r.comparison.rows for r in runs}):
         say(line)
     for name, figure in draw(runs).items():
         figures.save(figure, folder.path / name)
@@ -136,34 +182,26 @@ def run(config: Config, *, say: Say = print, progress: bool = False) -> Path:
     return folder.path
 
 
-def run_flow(setting: Setting, name: str, *, say: Say = print, progress: bool = False) -> FlowRun | None:
-    """Integrate one flow and compare it with the theory; None, with the reason said, where it cannot run."""
-    config = setting.config
-    flow = parse_flow(name, config.eps)
-    N = setting.samples_for(flow)
-    problem = setting.problem(N)
-    own = isinstance(flow.velocity, Straight)
-    clock, t1 = setting.clock_for(flow), setting.end(name)
-    try:
-        flow.velocity.bind(problem, problem.outputs(setting.params))
-    except ValueError as reason:
-        say(f"{name}: left out. {reason}")
-        return None
+def run_flow(setting: Setting, plan: Plan, *, say: Say = print, progress: bool = False) -> FlowRun:
+    """Integrate one flow and compare it with the theory."""
+    config, name, problem = setting.config, plan.name, plan.problem
     n, K = problem.num_outputs, problem.ravel(setting.params)[0].size
-    steps = expected_steps(problem, setting.params, flow, t1, clock=clock)
+    steps = expected_steps(problem, setting.params, plan.flow, plan.t1, clock=plan.clock)
     expected = f"about {steps:.0f} steps for stability" if steps > 50 else "some tens of steps for accuracy"
-    say(f"{name}: {N} samples, n = {n}, K = {K}, to {'t' if own or clock else 's'} = {t1:g}; expected {expected}")
+    N = int(problem.num_samples)
+    say(f"{name}: {N} samples, n = {n}, K = {K}, to {plan.variable} = {plan.t1:g}; expected {expected}")
+    saves = _saves(setting)
     start = time.perf_counter()
     trajectory = evolve(
         problem,
         setting.params,
-        flow,
-        ts=_save_times(t1, config.saves, flow, clock),
-        clock=clock,
+        plan.flow,
+        ts=_save_times(plan, config.saves),
+        clock=plan.clock,
         rtol=config.rtol,
         atol=config.atol,
         max_steps=config.max_steps,
-        save=_saves(setting),
+        save=saves,
         progress=progress,
         throw=False,
     )
@@ -172,19 +210,23 @@ def run_flow(setting: Setting, name: str, *, say: Say = print, progress: bool = 
     stats = trajectory.stats
     say(f"{name}: {int(stats['num_steps'])} steps ({int(stats['num_rejected'])} rejected) in {seconds:.1f} s")
     if not bool(is_okay(trajectory.result)):
-        say(f"{name}: ended at {float(stats['t_last']):g}. {RESULTS[trajectory.result]}")
+        say(f"{name}: ended at {plan.variable} = {float(stats['t_last']):g}. {RESULTS[trajectory.result]}")
+        trajectory = _with_last_state(problem, trajectory, saves)
     spectrum_times, sigmas = _spectra(problem, trajectory)
-    return FlowRun(
-        name,
-        flow,
-        problem,
-        clock,
-        trajectory,
-        compare(problem, setting.params, flow, trajectory, clock),
-        spectrum_times,
-        sigmas,
-        seconds,
-    )
+    comparison = compare(problem, setting.params, plan.flow, trajectory, plan.clock)
+    return FlowRun(plan, trajectory, comparison, spectrum_times, sigmas, seconds)
+
+
+def _with_last_state(problem: Problem, trajectory: Trajectory, saves: dict[str, Any]) -> Trajectory:
+    """A run that ended early between two saves, with the last good state as one more save."""
+    t, params = trajectory.stats["t_last"], trajectory.params
+    if len(trajectory.ts) and not bool(t > trajectory.ts[-1]):
+        return trajectory
+    given = {"outputs": problem.outputs, "cost": problem.cost, "params": lambda params: params}
+    last = {name: given[name](params) if fn is None else fn(t, params) for name, fn in saves.items()}
+    rows = jax.tree.map(lambda saved, row: jnp.concatenate([saved, row[None]]), trajectory.saved, last)
+    ts = jnp.concatenate([trajectory.ts, t[None]])
+    return eqx.tree_at(lambda tr: (tr.ts, tr.saved), trajectory, (ts, rows))
 
 
 def _spectra(problem: Problem, trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
@@ -195,24 +237,24 @@ def _spectra(problem: Problem, trajectory: Trajectory) -> tuple[np.ndarray, np.n
     picked = np.unique(np.linspace(0, len(trajectory.ts) - 1, count).astype(int))
     spectra = []
     for i in picked:
-        params = jax.tree.map(lambda p, i=i: p[i], trajectory.saved["params"])
+        params = trajectory.params_saved(int(i))
         sigma = geometry.spectrum_from_gram(problem, params) if many else geometry.spectrum(problem, params)
         spectra.append(geometry.spectrum(problem, params) if bool(jnp.isnan(sigma).any()) else sigma)
     return np.asarray(trajectory.ts)[picked], np.asarray(spectra)
 
 
-def _save_times(t1: float, count: int, flow: Flow, clock: AbstractClock | None) -> np.ndarray:
+def _save_times(plan: Plan, count: int) -> np.ndarray:
     """Where something happens: towards t = 1 of the chord for straight, from the start for descent flows."""
     u = np.linspace(0.0, 1.0, count)
-    if isinstance(flow.velocity, Straight):
+    if isinstance(plan.flow.velocity, Straight):
         return 1.0 - (1.0 - u) ** 2
-    return t1 * (u**2 if clock is None else u)
+    return plan.t1 * (u**2 if plan.variable == "s" else u)
 
 
 def _saves(setting: Setting) -> dict[str, Any]:
     saves: dict[str, Any] = {"outputs": None, "cost": None, "params": None}
     if len(setting.dataset.test_targets):
-        saves |= _test_saves(setting.apply, setting.dataset, LOSSES[setting.config.loss]())
+        saves |= _test_saves(setting.apply, setting.dataset, setting.loss)
     return saves
 
 
@@ -244,7 +286,7 @@ def flow_dataset(done: FlowRun) -> Any:
     dataset = dataset.assign_coords(spectrum_time=("spectrum_time", done.spectrum_times))
     dataset["sigma"] = (("spectrum_time", "singular_value"), done.sigmas)
     dataset["seconds"] = ((), done.seconds)
-    dataset.attrs |= {"flow": done.name, "prediction": done.comparison.what}
+    dataset.attrs |= {"flow": done.plan.name, "prediction": done.comparison.what}
     return dataset
 
 
@@ -252,7 +294,7 @@ def flow_summary(done: FlowRun) -> dict[str, Any]:
     """Outcome, numbers and table of a flow."""
     return {
         "result": done.trajectory.result_name,
-        "samples": int(done.problem.num_samples),
+        "samples": int(done.num_samples),
         "stats": saved_scalars(done.trajectory),
         "comparison": [row._asdict() for row in done.comparison.rows],
     }
@@ -260,31 +302,30 @@ def flow_summary(done: FlowRun) -> dict[str, Any]:
 
 def draw(runs: list[FlowRun]) -> dict[str, "Figure"]:
     """The figures of a run: outputs in one plane, cost on both clocks, spectra over time."""
-    common = min(len(r.problem.terms[0].targets) for r in runs)
-    outputs = {r.name: np.asarray(r.trajectory.outputs)[:, :common] for r in runs}
+    problems = [r.plan.problem for r in runs]
+    common = min(len(problem.terms[0].targets) for problem in problems)
+    outputs = {r.plan.name: np.asarray(r.trajectory.outputs)[:, :common] for r in runs}
     first = runs[0].trajectory.outputs[0][:common]
-    goal = runs[0].problem.loss
-    target = jax.vmap(goal.equilibrium)(first, runs[0].problem.terms[0].targets[:common])
+    target = jax.vmap(problems[0].loss.equilibrium)(first, problems[0].terms[0].targets[:common])
     drawn: dict[str, Any] = {}
     if target is not None and np.isfinite(target).all():
         drawn["outputs"] = figures.output_plane(outputs, chord=(np.asarray(first), np.asarray(target)))
-    minimum = [float(m) if (m := r.problem.minimum()) is not None else 0.0 for r in runs]
+    minimum = [float(m) if (m := problem.minimum()) is not None else 0.0 for problem in problems]
     # Each flow against s/N, so that flows on different numbers of samples share one axis.
     curves = {
-        r.name: (r.s / float(r.problem.num_samples), np.asarray(r.trajectory.costs) - low)
+        r.plan.name: (r.s / r.num_samples, np.asarray(r.trajectory.costs) - low)
         for r, low in zip(runs, minimum, strict=True)
     }
     predictions = {
-        r.name: (r.s / float(r.problem.num_samples), _costs(r.problem, r.comparison.predicted) - low)
+        r.plan.name: (r.s / r.num_samples, _costs(r.plan.problem, r.comparison.predicted) - low)
         for r, low in zip(runs, minimum, strict=True)
         if r.comparison.predicted is not None
     }
     drawn["cost"] = figures.cost_curves(curves, 1.0, predictions=predictions)
     for r in runs:
-        lam = float(RankPolicy.of(r.flow.filter, r.trajectory.stats["sigma_max"], 0.0).lam)
-        label = "t" if isinstance(r.flow.velocity, Straight) or r.clock is not None else "s"
-        drawn[f"spectrum-{_file_name(r.name)}"] = figures.spectrum_map(
-            r.spectrum_times, r.sigmas, lam, time_label=label
+        lam = float(RankPolicy.of(r.plan.flow.filter, r.trajectory.stats["sigma_max"], 0.0).lam)
+        drawn[f"spectrum-{record.dataset_name(r.plan.name)}"] = figures.spectrum_map(
+            r.spectrum_times, r.sigmas, lam, time_label=r.plan.variable
         )
     return drawn
 
@@ -292,10 +333,6 @@ def draw(runs: list[FlowRun]) -> dict[str, "Figure"]:
 def _costs(problem: Problem, outputs: np.ndarray) -> np.ndarray:
     """C along given outputs (T, N, Q)."""
     return np.asarray(jax.vmap(problem.cost_at)(jnp.asarray(outputs)))
-
-
-def _file_name(flow: str) -> str:
-    return flow.replace("(", "-").replace(")", "").replace(" ", "")
 
 
 def _free(out: str) -> str:

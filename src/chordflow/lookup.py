@@ -43,13 +43,15 @@ def is_reference(name: Any) -> bool:
     return attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
-def referenced(key: str, reference: str) -> Callable[..., Any]:
+def referenced(
+    key: str, reference: str, accepted: Callable[[Any], bool] = callable, expected: str = "a function"
+) -> Any:
     """Import what ``package.module:function`` names. Importing runs the module's code; its exceptions pass through.
 
     Raises
     ------
     ValueError
-        One line that opens with the key: another form, no such module, or nothing in it that can be called.
+        One line that opens with the key: another form, no such module, or nothing in it that is ``accepted``.
 
     Examples
     --------
@@ -68,8 +70,8 @@ def referenced(key: str, reference: str) -> Callable[..., Any]:
         raise ValueError(
             f"{key} = {reference!r}: no module {error.name!r}; install it or put its folder on PYTHONPATH"
         ) from None
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        got = "is not callable" if hasattr(module, attribute) else "does not exist"
-        raise ValueError(f"{key} = {reference!r}: {attribute!r} {got} in {module_name}, expected a function there")
-    return function
+    value = getattr(module, attribute, None)
+    if not accepted(value):
+        got = f"is not {expected}" if hasattr(module, attribute) else "does not exist"
+        raise ValueError(f"{key} = {reference!r}: {attribute!r} {got} in {module_name}, expected {expected} there")
+    return value
