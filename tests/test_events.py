@@ -1,6 +1,7 @@
 """Events: each fires where its quantity crosses, says which it was, and not before."""
 
 import inspect
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ def watching(**levels):
 QUANTITIES = ("outputs", "cost", "speed", "effective_dimension", "unreachable_fraction")
 
 
-def run(problem=None, flow=None, *, params=None, t1=T1, **levels):
+def run(problem=None, flow=None, *, params=None, t1=T1, throw=False, **levels):
     return cf.evolve(
         wide() if problem is None else problem,
         wide_params() if params is None else params,
@@ -49,7 +50,7 @@ def run(problem=None, flow=None, *, params=None, t1=T1, **levels):
         save=QUANTITIES,
         events=watching(**levels),
         max_steps=400,
-        throw=False,
+        throw=throw,
     )
 
 
@@ -95,7 +96,8 @@ def test_an_event_ends_the_run_at_the_first_step_past_its_level(quiet, back, eve
     first = int(np.argmax(past))
     assert past[first]
     assert first > 0
-    traj = run(problem, params=params, **{event: limit})
+    levels: dict[str, Any] = {event: limit}
+    traj = run(problem, params=params, **levels)
     assert traj.result_name == "event_occurred"
     assert ORDER[int(traj.stats["event"])] == event
     # The same steps as the run without the event, up to the one that is past the level.
@@ -136,11 +138,52 @@ def test_an_unreachable_velocity_has_its_own_code():
     assert bool(jnp.isfinite(ended.params).all())
 
 
+def test_an_unreachable_velocity_raises_where_an_event_that_is_wanted_does_not():
+    run(cost=1e300, throw=True)
+    with pytest.raises(
+        cf.FlowError, match=r"at t = 0: The parameters can no longer .* VelocityUnreachable was watching"
+    ):
+        run(unreachable=1e-9, throw=True)
+
+
 def test_of_several_that_fire_the_first_is_named(quiet):
-    start = float(quiet.costs[0])
-    traj = run(cost=1e-3 * start, speed=1e300)
-    assert ORDER[int(traj.stats["event"])] == "speed"
-    assert int(traj.stats["num_accepted"]) <= 1
+    # Both levels lie between the same two steps.
+    k = int(np.argmax(np.asarray(quiet.costs) < 1e-3 * quiet.costs[0]))
+    cost, speed = (float(quiet.saved[name][k - 1 : k + 1].mean()) for name in ("cost", "speed"))
+    traj = run(cost=cost, speed=speed)
+    assert int(traj.stats["num_accepted"]) == k
+    assert ORDER[int(traj.stats["event"])] == "cost"
+
+
+def test_what_holds_at_the_start_ends_the_run_there(quiet):
+    traj = run(dimension_above=1e-3, speed=1e-3)
+    assert traj.result_name == "event_occurred"
+    assert ORDER[int(traj.stats["event"])] == "dimension_above"
+    assert [int(traj.stats[f"num_{kind}"]) for kind in ("steps", "accepted", "rejected")] == [0, 0, 0]
+    assert float(traj.stats["t_last"]) == 0.0
+    assert traj.ts.tolist() == [0.0]
+    np.testing.assert_array_equal(traj.outputs, quiet.outputs[:1])
+    jax.tree.map(np.testing.assert_array_equal, traj.params, wide_params())
+
+
+def test_what_holds_at_the_start_ends_it_under_vmap_for_those_members_alone(quiet):
+    # Of two starts one is at the end of the quiet run, where the cost is below the level already.
+    level = 1e-3 * float(quiet.costs[0])
+    starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), wide_params(), quiet.params)
+
+    @jax.jit
+    @jax.vmap
+    def ensemble(params):
+        return run(params=params, cost=level)
+
+    traj = ensemble(starts)
+    assert [ORDER[i] for i in traj.stats["event"]] == ["cost", "cost"]
+    assert (traj.stats["num_accepted"] > 0).tolist() == [True, False]
+    one = run(cost=level)
+    # Step sizes follow error estimates, which are differences: rounding shows in their eighth digit.
+    np.testing.assert_allclose(traj.stats["t_last"], [one.stats["t_last"], 0.0], rtol=1e-6)
+    assert np.isfinite(traj.ts).sum(axis=1).tolist() == [len(one.ts), 1]
+    np.testing.assert_array_equal(traj.params["in"][1], quiet.params["in"])
 
 
 def test_an_absent_sample_does_not_keep_the_velocity_up():

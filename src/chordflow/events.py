@@ -1,4 +1,9 @@
-"""Events end a run early; ``traj.result`` is then ``event_occurred`` and ``traj.stats['event']`` the event's index."""
+"""Events end a run early; ``traj.stats['event']`` is then the index of the event that did.
+
+``traj.result`` is ``event_occurred``, an end that was asked for; :class:`VelocityUnreachable` alone is a failure with a
+code of its own. Costs are those of looking once: at the start, and after each accepted step; nothing is shared with the
+right-hand side.
+"""
 
 from abc import abstractmethod
 
@@ -11,7 +16,10 @@ from chordflow.measures import Moment
 
 
 class AbstractEvent(eqx.Module):
-    """A condition looked at after every accepted step."""
+    """A condition looked at at the start and after every accepted step, not between steps.
+
+    A run whose condition holds at the start ends there: no step is kept, ``t_last`` is 0.
+    """
 
     @property
     def asks_rank(self) -> bool:
@@ -24,7 +32,7 @@ class AbstractEvent(eqx.Module):
 
 
 class CostBelow(AbstractEvent):
-    """C − C_min < ``target``; C_min is 0 where the loss has no closed-form minimum. One forward pass a step."""
+    """C − C_min < ``target``; C_min is 0 where the loss has no closed-form minimum. One forward pass."""
 
     target: float
 
@@ -39,7 +47,7 @@ class CostBelow(AbstractEvent):
 
 
 class VelocityBelow(AbstractEvent):
-    """max |u(t, x)| < ``tolerance``: the outputs are told to stand still. One forward pass a step."""
+    """max |u(t, x)| < ``tolerance``: the outputs are told to stand still. One forward pass."""
 
     tolerance: float
 
@@ -52,7 +60,10 @@ class VelocityBelow(AbstractEvent):
 
 
 class EffectiveDimensionBelow(AbstractEvent):
-    """Σ σ²/(σ²+λ) < ``level``: the Jacobian has lost directions. One singular value decomposition a step."""
+    """Σ σ²/(σ²+λ) < ``level``: the Jacobian has lost directions.
+
+    One factorisation of D by the run's ``linear_solver``; by Cholesky, the inverse of its factor too.
+    """
 
     level: float
 
@@ -70,7 +81,10 @@ class EffectiveDimensionBelow(AbstractEvent):
 
 
 class EffectiveDimensionAbove(AbstractEvent):
-    """Σ σ²/(σ²+λ) > ``level``: the Jacobian has gained directions. One singular value decomposition a step."""
+    """Σ σ²/(σ²+λ) > ``level``: the Jacobian has gained directions.
+
+    Costs as :class:`EffectiveDimensionBelow`.
+    """
 
     level: float
 
@@ -88,9 +102,11 @@ class EffectiveDimensionAbove(AbstractEvent):
 
 
 class VelocityUnreachable(AbstractEvent):
-    """|u − S_λu|/|u| > ``fraction``: ends a run with ``velocity_unreachable`` once that much cannot be realised.
+    """|u − S_λu|/|u| > ``fraction``: a run that goes on only while the parameters can do what they are told.
 
-    One Cholesky factorisation a step.
+    It ends with ``velocity_unreachable``, which ``evolve`` raises as :class:`chordflow.FlowError` unless
+    ``throw=False``; an event is a condition that is wanted, this one a requirement. One factorisation of D by the run's
+    ``linear_solver`` and some products.
     """
 
     fraction: float

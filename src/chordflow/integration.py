@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -142,7 +142,7 @@ def evolve(
         Names among outputs, cost, params, spectrum, effective_dimension, unreachable_fraction, speed, or a mapping
         name -> fn(t, params) (None for a built-in name).
     events
-        Members of ``cf.events``, looked at after each accepted step.
+        Members of ``cf.events``, looked at at the start and after each accepted step.
     max_steps
         Bound on accepted and rejected steps.
     dense
@@ -279,6 +279,7 @@ def _integrate(
     def vector_field(t: Any, y: Any, _: Any) -> Array:
         return setup.vector_field(t, unravel(y))
 
+    held = [event.occurred(setup.moment(jnp.zeros_like(t1), params)) for event in setup.events]
     pcoeff, icoeff = _control(setup.filter)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(vector_field),
@@ -299,29 +300,58 @@ def _integrate(
         stepsize_controller=_GuardedController(
             rtol, atol, pcoeff=pcoeff, icoeff=icoeff, dtmin=_smallest_step(t1), force_dtmin=False
         ),
-        event=_conditions(setup, unravel, bar if options.progress else None),
+        event=_conditions(setup, held, unravel, bar if options.progress else None),
         max_steps=options.max_steps,
         throw=False,
     )
-    times: Any = solution.ts
-    states: Any = solution.ys
-    (ts_saved, (t_last,)), (saved, (theta_last,)) = times, states
-    params_last = unravel(theta_last)
-    event = first_event(solution.event_mask)
-    result = from_diffrax(solution.result, setup.filter.inverts)
+    saved, end = _end(solution)
+    if held:
+        end = _unless_held(end, jnp.stack(held), theta_0)
+    result = from_diffrax(end.result, setup.filter.inverts)
     for index, candidate in enumerate(setup.events):
         if isinstance(candidate, VelocityUnreachable):
-            result = RESULTS.where(event == index, RESULTS.velocity_unreachable, result)
+            result = RESULTS.where(end.event == index, RESULTS.velocity_unreachable, result)
     stats = {
-        "t_last": t_last,
-        "event": event,
-        "num_steps": solution.stats["num_steps"],
-        "num_accepted": solution.stats["num_accepted_steps"],
-        "num_rejected": solution.stats["num_rejected_steps"],
-        **_rank_report(setup, t_last, jnp.stack([theta_0, theta_last]), unravel),
+        "t_last": end.t,
+        "event": end.event,
+        **end.steps,
+        **_rank_report(setup, end.t, jnp.stack([theta_0, end.theta]), unravel),
     }
     dense = _Dense(setup.problem, params, solution) if options.dense else None
-    return Trajectory(ts_saved, saved, params_last, result, stats, setup.problem, dense)
+    return Trajectory(end.ts, saved, unravel(end.theta), result, stats, setup.problem, dense)
+
+
+class _End(NamedTuple):
+    """Where and how a run ended: its save times, last t and θ, outcome, event (−1 for none) and numbers of steps."""
+
+    ts: Array
+    t: Array
+    theta: Array
+    result: diffrax.RESULTS
+    event: Array
+    steps: dict[str, Array]
+
+
+def _end(solution: diffrax.Solution) -> tuple[dict[str, Any], _End]:
+    times: Any = solution.ts
+    states: Any = solution.ys
+    (ts, (t,)), (saved, (theta,)) = times, states
+    names = {"num_steps": "num_steps", "num_accepted": "num_accepted_steps", "num_rejected": "num_rejected_steps"}
+    steps = {ours: jnp.asarray(solution.stats[theirs]) for ours, theirs in names.items()}
+    return saved, _End(ts, t, theta, solution.result, first_event(solution.event_mask), steps)
+
+
+def _unless_held(end: _End, held: Array, theta_0: Array) -> _End:
+    """The end of a run, or its start where an event held there already: diffrax looks at events after a step only."""
+    any_held = jnp.any(held)
+    return _End(
+        jnp.where(any_held & (end.ts > 0), jnp.inf, end.ts),
+        jnp.where(any_held, 0, end.t),
+        jnp.where(any_held, theta_0, end.theta),
+        diffrax.RESULTS.where(any_held, diffrax.RESULTS.event_occurred, end.result),  # pyright: ignore[reportArgumentType]
+        jnp.where(any_held, jnp.argmax(held), end.event),
+        {name: jnp.where(any_held, 0, number) for name, number in end.steps.items()},
+    )
 
 
 def _control(filter: AbstractFilter) -> tuple[float, float]:  # noqa: A002
@@ -339,19 +369,22 @@ def _smallest_step(t1: Scalar) -> Scalar:
     return max(1e-13, float(jnp.finfo(t1.dtype).eps)) * t1
 
 
-def _conditions(setup: _Setup, unravel: Callable, bar: Array | None) -> diffrax.Event | None:
-    """Events of the run; the bar is one that never fires, because conditions are looked at once per accepted step."""
+def _conditions(setup: _Setup, held: list[Array], unravel: Callable, bar: Array | None) -> diffrax.Event | None:
+    """Events of the run, which fire at the first step if they held at the start.
+
+    The bar is one that never fires, because conditions are looked at once per accepted step.
+    """
 
     # diffrax passes t, y, args by position or by keyword, so they must have these names.
-    def watch(event: AbstractEvent) -> Callable:
-        return lambda t, y, args, **_: event.occurred(setup.moment(t, unravel(y)))  # noqa: ARG005
+    def watch(event: AbstractEvent, held: Array) -> Callable:
+        return lambda t, y, args, **_: held | event.occurred(setup.moment(t, unravel(y)))  # noqa: ARG005
 
     def show(t: Any, y: Any, args: Any, **_: Any) -> Array:  # noqa: ARG001
         assert bar is not None
         progress_bar.advance(bar, t, setup.problem.cost(unravel(y)))
         return jnp.asarray(False)
 
-    conditions = [watch(event) for event in setup.events] + ([] if bar is None else [show])
+    conditions = [*map(watch, setup.events, held)] + ([] if bar is None else [show])
     return diffrax.Event(conditions) if conditions else None
 
 

@@ -21,10 +21,10 @@ class RESULTS(eqx.Enumeration):
         "traj.params; a function such as sqrt or log may have left its domain."
     )
     velocity_unreachable = (
-        "The step size fell to nothing: the parameters can no longer make the outputs move as told. (a) The Jacobian "
-        "has lost rank in a direction the velocity needs, and the parameters run away: look at "
-        "save=('unreachable_fraction', 'spectrum'), or damp more (larger eps). (b) A hard cutoff is discontinuous: "
-        "use adapted()."
+        "The parameters can no longer make the outputs move as told: the step size fell to nothing, or an event "
+        "VelocityUnreachable was watching (traj.stats['event']). (a) The Jacobian has lost rank in a direction the "
+        "velocity needs, and the parameters run away: look at save=('unreachable_fraction', 'spectrum'), or damp more "
+        "(larger eps). (b) A hard cutoff is discontinuous: use adapted()."
     )
     step_size_underflow = (
         "The step size fell to nothing. The vector field is not smooth enough for rtol: mollify non-smooth "
