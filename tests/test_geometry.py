@@ -145,6 +145,22 @@ def test_unreachable_fraction(matrix):
         assert float(cf.geometry.unreachable_fraction(problem, point, inside, policy)) < 1e-9
 
 
+@pytest.mark.parametrize("eps", [1e-10, 1e-3])
+def test_reachability_of_a_policy_that_no_gram_matrix_sees(eps):
+    # ε = 1e-10 is below the floor of Cholesky, whose factor is NaN where D lacks rank; the decomposition sees it.
+    problem, point, policy = at(DEFICIENT, Damped(eps))
+    u = problem.unflatten(jnp.asarray(V[: len(DEFICIENT)]))
+    _, sigma, Vt = np.linalg.svd(DEFICIENT.T)
+    coefficients = Vt @ V[: len(DEFICIENT)]
+    lam = (eps * sigma[0]) ** 2
+    left = np.ones(len(DEFICIENT))
+    left[: len(sigma)] = (lam / (sigma**2 + lam)) ** 2
+    expected = np.linalg.norm(left * coefficients) / np.linalg.norm(coefficients)
+    assert float(cf.geometry.unreachable_fraction(problem, point, u, policy)) == pytest.approx(expected, rel=1e-6)
+    traced = jax.jit(lambda policy: cf.geometry.unreachable_fraction(problem, point, u, policy))(policy)
+    assert float(traced) == pytest.approx(expected, rel=1e-6)
+
+
 def test_reachability_is_measured_with_the_damped_filter_whatever_the_flow():
     # S of the standard flow has eigenvalues far above 1, so |u − Su|/|u| would say nothing.
     problem, point, _ = at(10 * FULL, Transpose())
@@ -178,12 +194,25 @@ def test_a_rank_policy_of_ones_own():
     assert jax.jit(lambda p: cf.geometry.effective_dimension(problem, p, coarse))(point).shape == ()
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_what_a_decomposition_sees_is_numpys_rule(dtype):
+    # From a clear value over the floor, 7 machine epsilons of the largest, to far below it.
+    sigma = np.asarray([3.0, 1.0, 24.0 * np.finfo(dtype).eps, 18.0 * np.finfo(dtype).eps, 0.0], dtype)
+    seen = cf.geometry.above_rounding(np.stack([sigma, sigma]), (5, 7))
+    assert seen.tolist() == [[True, True, True, False, False]] * 2
+    matrix = np.zeros((5, 7), dtype)
+    np.fill_diagonal(matrix, sigma)
+    assert np.linalg.matrix_rank(matrix) == 3
+
+
 def test_kernel_drift():
     G = jnp.asarray(FULL @ FULL.T)
     assert float(cf.geometry.kernel_drift(G, G)) == 0.0
     assert float(cf.geometry.kernel_drift(1.5 * G, G)) == pytest.approx(0.5)
     change = np.zeros((5, 5))
     change[0, 1] = 3.0
+    assert float(cf.geometry.kernel_drift(0 * G, 0 * G)) == 0.0
+    assert float(cf.geometry.kernel_drift(G, 0 * G)) == np.inf
     assert float(cf.geometry.kernel_drift(G + change, G)) == pytest.approx(3 / np.sqrt(np.sum(np.asarray(G) ** 2)))
 
 
@@ -196,6 +225,7 @@ def test_straightness_is_length_over_chord():
     assert float(cf.geometry.straightness(half_circle)) == pytest.approx(np.pi / 2, rel=1e-6)
     loop = jnp.asarray([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
     assert float(cf.geometry.straightness(loop)) == np.inf
+    assert float(cf.geometry.straightness(jnp.ones((4, 2, 3)))) == 1.0
 
 
 @pytest.mark.parametrize("shape", [(3, 7), (7, 3)])

@@ -6,12 +6,13 @@ D and x for one unweighted term.
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
 
 from chordflow.filters import AbstractFilter
 from chordflow.jacobian import OutputsLike
-from chordflow.problem import Problem
-from chordflow.solve import AbstractFactor, Cholesky, RankPolicy, WeightedJacobian
+from chordflow.problem import Problem, is_concrete
+from chordflow.solve import SVD, AbstractFactor, AbstractMethod, RankPolicy, WeightedJacobian, default_method
 
 Scalar = Float[Array, ""]
 Flat = Float[Array, " n"]
@@ -49,16 +50,37 @@ def effective_dimension(problem: Problem, params: PyTree, policy: RankPolicy) ->
     return policy.effective_dimension(spectrum(problem, params))
 
 
-@eqx.filter_jit
+def above_rounding(
+    sigma: Float[Array | np.ndarray, "*t k"], shape: tuple[int, int], *, factor: float = 1.0
+) -> Bool[Array | np.ndarray, "*t k"]:
+    """Which singular values of an (n, K) matrix a decomposition of it sees: σ > max(n, K) · machine epsilon · σ_max.
+
+    The rule of ``numpy.linalg.matrix_rank``: what is below may be 0. Rank in the sense of a tolerance of one's own is
+    the rank policy's. ``factor`` multiplies the floor.
+    """
+    return sigma > sigma[..., :1] * (factor * max(shape) * float(jnp.finfo(sigma.dtype).eps))
+
+
 def unreachable_fraction(problem: Problem, params: PyTree, velocity: OutputsLike, policy: RankPolicy) -> Scalar:
     """|u − S_λu|_W / |u|_W with the damped S_λ of the rank policy: how much of a velocity the parameters cannot make.
 
     0 for u = 0. Measured with the damped filter whatever the flow's own, because S of the standard flow has
-    eigenvalues far above 1. One Cholesky factorisation.
+    eigenvalues far above 1. One factorisation: that of a run, or a singular value decomposition where ε is below what a
+    Gram matrix sees, or traced.
     """
+    method = default_method(policy.damped, problem.jacobian(params).shape)
+    if not is_concrete(policy.eps) or float(policy.eps) < method.floor(policy.eps.dtype):
+        method = SVD()
+    return _unreachable_fraction(problem, params, velocity, policy, method)
+
+
+@eqx.filter_jit
+def _unreachable_fraction(
+    problem: Problem, params: PyTree, velocity: OutputsLike, policy: RankPolicy, method: AbstractMethod
+) -> Scalar:
     A = WeightedJacobian.at(problem, params)
     v = A.root * problem.flatten(velocity)
-    return relative_residual(A, v, Cholesky().factorise(A, policy.lam), policy.passes)
+    return relative_residual(A, v, method.factorise(A, policy.lam), policy.passes)
 
 
 def relative_residual(A: WeightedJacobian, v: Flat, factor: AbstractFactor, passes: int) -> Scalar:
@@ -104,9 +126,10 @@ class OutputMetric(eqx.Module):
         """Build the metric of a filter at ``params``; the range of D ends at the rounding of its SVD (numpy's rule)."""
         A = WeightedJacobian.at(problem, params)
         U, sigma, _ = jnp.linalg.svd(A.as_matrix(), full_matrices=False)
-        inside = sigma > sigma[0] * max(A.shape) * jnp.finfo(sigma.dtype).eps
         s = filter.transfer(sigma, policy.lam)
-        inside = inside & (s > 0)  # directions that a hard cutoff drops do not move: S⁺ is 0 there
+        inside = above_rounding(sigma, A.shape) & (
+            s > 0
+        )  # directions that a hard cutoff drops do not move: S⁺ is 0 there
         return cls(U, jnp.where(inside, 1 / jnp.where(inside, s, 1), 0))
 
     def mv(self, v: Flat) -> Flat:
@@ -127,12 +150,19 @@ class OutputMetric(eqx.Module):
 
 
 def kernel_drift(gram: Float[Array, "n n"], gram_0: Float[Array, "n n"]) -> Scalar:
-    """|G − G₀|_F / |G₀|_F: 0 for a linear model, small in the lazy regime."""
-    return jnp.linalg.norm(gram - gram_0) / jnp.linalg.norm(gram_0)
+    """|G − G₀|_F / |G₀|_F: 0 for a linear model, small in the lazy regime; 0 for G = G₀ = 0, ∞ for G₀ = 0 alone."""
+    return _ratio(jnp.linalg.norm(gram - gram_0), jnp.linalg.norm(gram_0), 0.0)
 
 
 def straightness(outputs: Float[Array, "T *shape"]) -> Scalar:
-    """Length of the path through outputs (T, ...) over the length of its chord: 1 for a straight line, ∞ for a loop."""
+    """Length of the path through outputs (T, ...) over the length of its chord: 1 for a straight line, ∞ for a loop.
+
+    1 also for outputs that stand still, as for those that hardly move.
+    """
     flat = outputs.reshape(outputs.shape[0], -1)
     length = jnp.sum(jnp.linalg.norm(jnp.diff(flat, axis=0), axis=1))
-    return length / jnp.linalg.norm(flat[-1] - flat[0])
+    return _ratio(length, jnp.linalg.norm(flat[-1] - flat[0]), 1.0)
+
+
+def _ratio(a: Scalar, b: Scalar, where_both_are_zero: float) -> Scalar:
+    return jnp.where((a == 0) & (b == 0), where_both_are_zero, a / b)

@@ -1,9 +1,9 @@
-"""The one object that decides rank: damping, mask, effective dimension and the report come from here."""
+"""The one object that decides rank: damping, effective dimension and the report come from here."""
 
 import equinox as eqx
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from chordflow.filters import AbstractFilter, Damped
 
@@ -54,10 +54,6 @@ class RankPolicy(eqx.Module):
     def damped(self) -> Damped:
         """The damped filter by which reachability is measured, whatever the flow's own filter."""
         return Damped(self.eps, self.passes)
-
-    def mask(self, sigma: Float[Array, "*k"]) -> Bool[Array, "*k"]:
-        """Which singular values count: σ² > λ."""
-        return sigma**2 > self.lam
 
     def effective_dimension(self, sigma: Float[Array, "*t k"]) -> Float[Array, "*t"]:
         """Σ σ²/(σ²+λ), a smooth count of the directions that are followed; 0 for D = 0."""

@@ -5,6 +5,7 @@ A hypothesis that fails puts the problem outside a theorem; that is no contradic
 
 import numpy as np
 
+from chordflow.geometry import above_rounding
 from chordflow.losses import CrossEntropy, SquaredError
 from chordflow.verification.evidence import EPS, Evidence, ended
 from chordflow.verification.registry import Finding, Hypothesis, statement
@@ -83,9 +84,8 @@ def full_rank_along(name: str) -> Hypothesis:
         run = getattr(e, name)
         if (reason := ended(run)) is not None:
             return reason
-        n, K = e.jacobian.shape
-        spectra = np.asarray(run.saved["spectrum"])
-        ranks = np.sum(spectra > spectra[:, :1] * max(n, K) * EPS, axis=1)
+        n = len(e.jacobian)
+        ranks = np.sum(above_rounding(np.asarray(run.saved["spectrum"]), e.jacobian.shape), axis=1)
         return None if ranks.min() >= n else f"rank D falls to {ranks.min()} < n = {n} along the path"
 
     return hypothesis
@@ -114,9 +114,10 @@ def full_rank_along_path(e: Evidence) -> Finding | str:
             return reason
     n, K = e.jacobian.shape
     spectra = np.concatenate([np.asarray(run.saved["spectrum"]) for run in e.runs])
-    floor = spectra[:, :1] * max(n, K) * EPS
-    measured = np.sum(spectra > floor, axis=1)
-    unclear = int(np.max(np.sum((spectra > floor / 4) & (spectra < 4 * floor), axis=1)))
+    most, measured, least = (
+        np.sum(above_rounding(spectra, (n, K), factor=factor), axis=1) for factor in (0.25, 1.0, 4.0)
+    )
+    unclear = int(np.max(most - least))
     predicted = np.array(e.path_ranks)
     disagreement = float(np.max(np.abs(predicted - measured)))
     if disagreement <= unclear and measured.min() < n:
