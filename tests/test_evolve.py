@@ -15,6 +15,7 @@ from tolerances import tol
 
 import chordflow as cf
 from chordflow import theory
+from chordflow.arguments import tolerances
 
 TS = jnp.asarray([0.0, 0.25, 0.5, 0.75, 1.0])
 MEASURED = (
@@ -324,6 +325,21 @@ def test_float32_with_tolerances_keeps_its_precision():
     line = theory.linear_interpolation(traj.outputs[0], problem.targets, TS.astype(jnp.float32))
     chord = float(jnp.max(jnp.abs(problem.targets - traj.outputs[0])))
     assert float(jnp.max(jnp.abs(traj.outputs - line))) <= tol("float32", "default_run") * chord
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rtol", "atol", "expected"),
+    [
+        ("float64", None, None, (1e-7, 1e-9)),
+        ("float64", 1e-4, 3.0, (1e-4, 3.0)),  # atol has the units of the parameters: no number is too large
+        ("float32", 1e-3, None, (1e-3, 1e-5)),
+        ("float32", 1e-6, None, (1e-6, 10 * 2**-23)),  # 1e-8 would ask for less than the rounding of a step
+    ],
+)
+def test_tolerances_that_are_not_given(dtype, rtol, atol, expected):
+    given = tolerances(jnp.dtype(dtype), rtol, atol)
+    assert [value.dtype for value in given] == [dtype, dtype]
+    np.testing.assert_allclose(given, expected, rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -410,9 +410,9 @@ def short(**options: Any) -> Any:
 
 add(
     {
-        "a flow by name": (r"flow must be a cf.Flow such as cf.adapted\(\), got str", lambda: evolve("adapted")),
+        "a flow by name": (r"flow must be a cf.Flow such as cf.adapted\(\), got 'adapted'", lambda: evolve("adapted")),
         "a flow that was not called": (
-            r"flow must be a cf.Flow such as cf.adapted\(\), got function",
+            r"flow must be a cf.Flow such as cf.adapted\(\), got straight",
             lambda: evolve(cf.straight),
         ),
         "a problem that is none": (
@@ -423,8 +423,13 @@ add(
         "a tolerance of zero": (r"rtol must be a number in \(0, 1\), got 0", lambda: evolve(rtol=0)),
         "a NaN tolerance": (r"rtol must be a number in \(0, 1\), got nan", lambda: evolve(rtol=float("nan"))),
         "a tolerance in words": (r"rtol must be a number in \(0, 1\), got 'small'", lambda: evolve(rtol=text)),
-        "a negative absolute tolerance": (r"atol must be a number in \(0, 1\), got -1", lambda: evolve(atol=-1)),
-        "a tolerance beyond 1": (r"atol must be a number in \(0, 1\), got 2", lambda: evolve(atol=2)),
+        "a negative absolute tolerance": (r"atol must be a number in \(0, inf\), got -1", lambda: evolve(atol=-1)),
+        "an infinite absolute tolerance": (
+            r"atol must be a number in \(0, inf\), got inf",
+            lambda: evolve(atol=np.inf),
+        ),
+        "a tolerance of True": (r"atol must be a number in \(0, inf\), got True", lambda: evolve(atol=True)),
+        "a tolerance beyond 1": (r"rtol must be a number in \(0, 1\), got 2", lambda: evolve(rtol=2)),
         "float32 without tolerances": (
             r"float32 parameters need float64, .*jax_enable_x64.* or float32 tolerances",
             short,
@@ -466,6 +471,14 @@ add(
             r"ts must be a one-dimensional array of times, got shape \(1, 2\)",
             lambda: evolve(ts=[[0.1, 0.7]]),
         ),
+        "one save time instead of a list": (
+            r"ts must be a one-dimensional array of times, got shape \(\)",
+            lambda: evolve(ts=0.5),
+        ),
+        "one save time instead of a list and no end": (
+            r"ts must be a one-dimensional array of times, got shape \(\)",
+            lambda: evolve(descent, ts=0.5),
+        ),
         "no save times": (r"ts must be a one-dimensional array of times, got shape \(0,\)", lambda: evolve(ts=[])),
         "save times in words": (
             r"ts must be a one-dimensional array of times, got 'all'",
@@ -475,6 +488,14 @@ add(
         "a number to save": (
             r"save\['accuracy'\] must be a function fn\(t, params\), got int",
             lambda: evolve(save={"accuracy": 3}),
+        ),
+        "a list of names within a list": (
+            r"save must be names or a mapping from names, got \['outputs'\] among them",
+            lambda: evolve(save=[["outputs"]]),
+        ),
+        "a save whose name is a number": (
+            r"save must be names or a mapping from names, got 1 among them",
+            lambda: evolve(save={1: lambda t, p: t}),
         ),
         "nothing to save": (r"save must be names or a mapping, got None", lambda: evolve(save=None)),
         "no steps": (r"max_steps must be a positive integer, got 0", lambda: evolve(max_steps=0)),
@@ -514,6 +535,14 @@ add(
             lambda: evolve(
                 cf.Flow(velocities.Descent(), filters.Power(0.5)), t1=1.0, linear_solver=cf.solve.Cholesky()
             ),
+        ),
+        "expected steps of a flow by name": (
+            r"flow must be a cf.Flow such as cf.adapted\(\), got 'standard'",
+            lambda: cf.expected_steps(problem, params, "standard", 1.0),
+        ),
+        "expected steps of no problem": (
+            r"problem must be a cf.Problem, got tuple",
+            lambda: cf.expected_steps((inputs, targets), params, cf.standard(), 1.0),
         ),
         "expected steps of a flow without an end": (
             r"needs t1|t1 must",

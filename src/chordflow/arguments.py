@@ -18,19 +18,27 @@ Save = Sequence[str] | Mapping[str, Callable[[Array, PyTree], Any] | None]
 DEFAULT_RTOL = 1e-7
 
 
-def tolerances(dtype: Any, rtol: float | None, atol: float | None) -> tuple[Scalar, Scalar]:
-    """Defaults for float64; an error for float32 unless its tolerances are asked for."""
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if value is not None and not (isinstance(value, (int, float, np.number)) and 0 < value < 1):
-            raise ValueError(f"evolve: {name} must be a number in (0, 1), got {value!r}")
+def tolerances(dtype: Any, rtol: Any, atol: Any) -> tuple[Scalar, Scalar]:
+    """Defaults for float64; an error for float32 unless its tolerances are asked for.
+
+    atol is 1e-2 rtol unless given, but no less than ten machine epsilons: below that a step of parameters of order one
+    has nothing but rounding.
+    """
+    for name, value, limit in (("rtol", rtol, 1.0), ("atol", atol, np.inf)):
+        if value is not None and not (_is_number(value) and 0 < value < limit):
+            raise ValueError(f"evolve: {name} must be a number in (0, {limit:g}), got {value!r}")
     if dtype != jnp.float64 and (rtol is None or rtol < 1e-6):
         raise ValueError(
             f"evolve: {dtype} parameters need float64, jax.config.update('jax_enable_x64', True) at the start, "
             "or float32 tolerances such as rtol=1e-4, atol=1e-6"
         )
     rtol = DEFAULT_RTOL if rtol is None else rtol
-    atol = 1e-2 * rtol if atol is None else atol
+    atol = max(1e-2 * rtol, 10 * float(jnp.finfo(dtype).eps)) if atol is None else atol
     return jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
 
 def run_clock(flow: Flow, clock: clocks.AbstractClock | None) -> clocks.AbstractClock:
@@ -44,12 +52,12 @@ def run_clock(flow: Flow, clock: clocks.AbstractClock | None) -> clocks.Abstract
     return clock
 
 
-def end_time(flow: Flow, clock: clocks.AbstractClock, t1: Any, ts: Any, dtype: Any) -> Scalar:
+def end_time(flow: Flow, clock: clocks.AbstractClock, t1: Any, ts: Array | None, dtype: Any) -> Scalar:
     """t1, by default 1 for straight and along and the last save time otherwise."""
     own = not flow.velocity.is_autonomous
     if t1 is None and own:
         t1 = 1.0
-    elif t1 is None and ts is not None and np.size(ts):
+    elif t1 is None and ts is not None:
         t1 = ts[-1]
     elif t1 is None:
         raise ValueError("evolve: this flow needs t1, its end in gradient-flow time s (or in the clock's variable)")
@@ -69,27 +77,35 @@ def _times(name: str, expected: str, value: Any, dtype: Any) -> Array:
         raise ValueError(f"evolve: {name} must be {expected}, got {value!r}") from None
 
 
-def save_times(ts: Any, t1: Scalar) -> Array | None:
-    """ts as an array within [0, t1], or None."""
+def save_times(ts: Any, dtype: Any) -> Array | None:
+    """ts as an array (T,), or None."""
     if ts is None:
         return None
-    ts = _times("ts", "a one-dimensional array of times", ts, t1.dtype)
+    ts = _times("ts", "a one-dimensional array of times", ts, dtype)
     if ts.ndim != 1 or ts.size == 0:
         raise ValueError(f"evolve: ts must be a one-dimensional array of times, got shape {ts.shape}")
-    if not is_concrete(ts, t1):
-        return ts
+    return ts
+
+
+def require_times_within(ts: Array | None, t1: Scalar) -> None:
+    """Raise ValueError unless the save times increase and lie in [0, t1]; traced ones cannot be looked at."""
+    if ts is None or not is_concrete(ts, t1):
+        return
     if not bool(jnp.all(jnp.isfinite(ts)) & jnp.all(jnp.diff(ts) > 0)):
         raise ValueError("evolve: ts must be finite and strictly increasing")
     if ts[0] < 0 or ts[-1] > t1:
         raise ValueError(f"evolve: ts must lie in [0, t1={float(t1):g}], got [{float(ts[0]):g}, {float(ts[-1]):g}]")
-    return ts
 
 
 def save_table(save: Save) -> dict[str, Callable[[Array, PyTree], Any] | None]:
     """Name -> function, None for the built-in quantities."""
     if not isinstance(save, (Mapping, Sequence)):
         raise ValueError(f"evolve: save must be names or a mapping, got {save!r}")
-    table = dict(save) if isinstance(save, Mapping) else dict.fromkeys((save,) if isinstance(save, str) else save)
+    names = (save,) if isinstance(save, str) else save
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"evolve: save must be names or a mapping from names, got {name!r} among them")
+    table = dict(save) if isinstance(save, Mapping) else dict.fromkeys(names)
     for name, fn in table.items():
         if fn is None and name not in MEASURES:
             raise ValueError(f"evolve: save knows {', '.join(MEASURES)}, got {name!r}; other names need a function")

@@ -17,6 +17,7 @@ from chordflow.arguments import (
     event_tuple,
     positive_int,
     require_kind,
+    require_times_within,
     run_clock,
     save_table,
     save_times,
@@ -132,8 +133,8 @@ def evolve(
     clock
         ``cf.clocks.Interpolation(n)`` or ``cf.clocks.Log()``: moves a descent flow to the clock's variable.
     rtol, atol
-        Tolerances on the parameters per step, relative and absolute; 1e-7 and 1e-2 rtol by default, which needs
-        float64. float32 parameters need rtol given.
+        Tolerances on the parameters per step, relative and absolute (in the units of the parameters); 1e-7 and 1e-2
+        rtol by default, which needs float64. float32 parameters need rtol given; atol is then 1.2e-6 at least.
     solver
         A diffrax solver; Dopri5 by default. Implicit ones pay off for the standard flow with K up to about 500.
     linear_solver
@@ -182,9 +183,7 @@ def evolve(
     >>> bool(jnp.allclose(traj.outputs[-1], 0.5, atol=1e-6))
     True
     """
-    if not isinstance(flow, Flow):
-        raise ValueError(f"evolve: flow must be a cf.Flow such as cf.adapted(), got {type(flow).__name__}")
-    require_kind("problem", problem, Problem, "a cf.Problem")
+    _require_flow(problem, flow)
     solver = diffrax.Dopri5() if solver is None else solver
     shape = problem.jacobian(params).shape
     method = default_method(flow.filter, shape) if linear_solver is None else linear_solver
@@ -193,8 +192,9 @@ def evolve(
     theta, _ = problem.ravel(params)
     controls = tolerances(theta.dtype, rtol, atol)
     clock = run_clock(flow, clock)
-    end = end_time(flow, clock, t1, ts, theta.dtype)
-    times = save_times(ts, end)
+    times = save_times(ts, theta.dtype)
+    end = end_time(flow, clock, t1, times, theta.dtype)
+    require_times_within(times, end)
     options = _Options(solver, positive_int("max_steps", max_steps), dense, progress)
     table, watched = save_table(save), event_tuple(events)
     concrete = is_concrete(problem, params, flow, end)
@@ -210,6 +210,11 @@ def evolve(
     else:
         trajectory = _integrate(setup, params, end, times, controls, jnp.asarray(-1), options)
     return _finish(trajectory, throw)
+
+
+def _require_flow(problem: Any, flow: Any) -> None:
+    require_kind("flow", flow, Flow, "a cf.Flow such as cf.adapted()")
+    require_kind("problem", problem, Problem, "a cf.Problem")
 
 
 class _Dense(eqx.Module):
@@ -464,6 +469,7 @@ def expected_steps(
     >>> round(cf.expected_steps(problem, jnp.array([1.0]), cf.standard(), t1=3.3))
     100
     """
+    _require_flow(problem, flow)
     end = end_time(flow, run_clock(flow, clock), t1, None, problem.ravel(params)[0].dtype)
     scale = _start(problem, params, False)[1]
     return _stable_steps(flow.filter, scale, problem, run_clock(flow, clock).s(end))
