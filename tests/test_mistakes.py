@@ -86,6 +86,10 @@ add(
         ),
         "boolean targets": (r"targets must be floating, got bool", lambda: build(y=np.ones((4, 2), bool))),
         "complex targets": (r"targets must be floating, got complex128", lambda: build(y=targets + 1j)),
+        "complex inputs": (
+            r"complex inputs are not supported: split them",
+            lambda: build(x={"real": inputs, "wave": inputs + 1j}),
+        ),
         "one-dimensional targets": (
             r"shape \(N, Q\), got \(4,\): use targets\[:, None\]",
             lambda: build(y=targets[:, 0]),

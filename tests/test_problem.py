@@ -377,6 +377,13 @@ def test_frozen_leaves(trainable, size):
     np.testing.assert_array_equal(problem.jacobian(params).mv(full), problem.jacobian(params).mv(trained))
 
 
+def test_a_python_number_is_a_hyperparameter_and_an_array_is_trained():
+    problem = cf.Problem(lambda p, z: p["scale"] * p["w"] * z, jnp.ones((1, 1)), jnp.ones((1, 1)))
+    w = jnp.asarray([1.0])
+    assert problem.ravel({"w": w, "scale": 2.0})[0].size == 1
+    assert problem.ravel({"w": w, "scale": jnp.asarray(2.0)})[0].size == 2
+
+
 def test_frozen_columns_are_left_out():
     params = wide_params()
     full = wide().jacobian(params).as_matrix()

@@ -80,6 +80,8 @@ class Term(eqx.Module):
         self.label = targets if callable(targets) else None  # pyright: ignore[reportAttributeAccessIssue]
         samples, targets = self._drawn(samples, targets)
         self.samples = jax.tree.map(_as_array, samples)
+        if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(self.samples)):
+            raise ValueError("complex inputs are not supported: split them into real and imaginary parts")
         self.targets = targets = _as_array(targets)
         if not jnp.issubdtype(targets.dtype, jnp.floating):
             raise ValueError(f"targets must be floating, got {targets.dtype}: use jax.nn.one_hot or .astype(float)")
@@ -187,8 +189,9 @@ class Problem(eqx.Module):
     weights
         Sample weights ω (N,), see :class:`Term`.
     trainable
-        None: every floating leaf of the parameters. A predicate on leaves, or a pytree prefix of booleans, freezes the
-        rest. Integer leaves are always frozen; complex ones are refused.
+        None: every floating array of the parameters. A predicate on leaves, or a pytree prefix of booleans, freezes the
+        rest. Integer arrays are always frozen, and so are Python numbers, which are hyperparameters as in Equinox
+        modules: write ``jnp.asarray(1.0)`` for one to train. Complex arrays are refused.
 
     Examples
     --------
