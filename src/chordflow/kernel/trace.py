@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array
 
@@ -394,6 +395,20 @@ def count_flops(fn: Callable[..., Any], *args: Any) -> float:
     return _flops(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
+def _convolution_products(eqn: Any) -> int:
+    """Multiply-adds of a convolution, without those with padding and with the holes of a dilated image."""
+    p, (lhs, rhs) = eqn.params, (v.aval.shape for v in eqn.invars)
+    lhs_spec, rhs_spec, out_spec = p["dimension_numbers"]
+    out = eqn.outvars[0].aval.shape
+    total = out[out_spec[0]] * out[out_spec[1]] * rhs[rhs_spec[1]]
+    for i, stride in enumerate(p["window_strides"]):
+        starts = np.arange(out[out_spec[2 + i]]) * stride - p["padding"][i][0]
+        places = starts[:, None] + np.arange(rhs[rhs_spec[2 + i]]) * p["rhs_dilation"][i]
+        index, hole = np.divmod(places, p["lhs_dilation"][i])
+        total *= int(np.sum((hole == 0) & (index >= 0) & (index < lhs[lhs_spec[2 + i]])))
+    return total // p["batch_group_count"]
+
+
 def _flops(jaxpr: Any) -> float:
     total = 0.0
     for eqn in jaxpr.eqns:
@@ -406,8 +421,7 @@ def _flops(jaxpr: Any) -> float:
             lhs = eqn.invars[0].aval.shape
             total += 2 * size * math.prod(lhs[i] for i in contract)
         elif name == "conv_general_dilated":
-            spec = eqn.params["dimension_numbers"].rhs_spec
-            total += 2 * size * eqn.invars[1].aval.size / eqn.invars[1].aval.shape[spec[0]]
+            total += 2 * _convolution_products(eqn)
         elif name.startswith(("reduce", "scatter")):
             total += eqn.invars[-1 if name.startswith("scatter") else 0].aval.size
         elif name not in FREE:
