@@ -87,6 +87,17 @@ def test_other_inputs_and_ragged_tiles(name, monkeypatch):
     assert_close(cf.gram(lambda p, x: model.fn(p, x), model.params, many), dense_gram(model.fn, model.params, many))
 
 
+@pytest.mark.parametrize("name", ["positions", "tied pairs", "gradient pairs"])
+def test_positions_are_added_one_by_one(name, monkeypatch):
+    model = ZOO[name]()
+    monkeypatch.setattr("chordflow.kernel.contract.UNROLLED", 1)
+    jax.clear_caches()
+    expected = dense_gram(model.fn, model.params, model.inputs)
+    assert_close(cf.gram(model.fn, model.params, model.inputs), expected)
+    assert_close(cf.gram_trace(model.fn, model.params, model.inputs), np.einsum("nqmq->nm", expected))
+    assert_close(cf.gram_blocks(model.fn, model.params, model.inputs), np.einsum("nqnr->nqr", expected))
+
+
 @pytest.mark.parametrize("name", ["ten outputs", "transformer", "rnn"])
 def test_a_memory_budget_costs_time_only(name):
     model = ZOO[name]()

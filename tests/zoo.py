@@ -160,6 +160,16 @@ def _tied_pairs():
     )
 
 
+def _positions():
+    """More pairs of positions than are added up at once."""
+
+    def fn(p, x):
+        return (jnp.tanh(x @ p["w"] + p["b"][None]) @ p["v"]).sum(axis=0)[:2]
+
+    rules = {"['w']": "dense pairs", "['b']": "bias with pairs", "['v']": "dense pairs"}
+    return Model(fn, {"w": normal(60, 60), "b": normal(60), "v": normal(60, 60)}, normal(3, 4, 60), rules)
+
+
 def _rnn():
     def fn(p, xs):
         def step(h, x):
@@ -306,6 +316,7 @@ ZOO: dict[str, Callable[[], Model]] = {
     "residual": _residual,
     "transformer": _transformer,
     "tied pairs": _tied_pairs,
+    "positions": _positions,
     "rnn": _rnn,
     "scanned layers": _scanned_layers,
     "equinox": _equinox,

@@ -4,6 +4,9 @@ Pairs order the axes of a tile as (q, n, r, m): the long axes m and n of samples
 with numbers that do not depend on q and r run over long rows.
 """
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, DTypeLike
@@ -12,33 +15,57 @@ from chordflow.kernel.factors import Factors, Operand, Part
 from chordflow.kernel.uses import OneHot
 
 PRECISION = lax.Precision.HIGHEST
-UNROLLED = 64  # pairs of positions that are added one by one rather than by a reduction
+UNROLLED = 8  # pairs of positions whose tiles may be alive together; more are added one after the other
 
 
 def full_tile(rows: Factors, cols: Factors, dtype: DTypeLike) -> Array | None:
     """G[n, q, m, r] of two sets of samples; None where no leaf serves both."""
-    terms = [
-        (_crossed_full if part.swapped != other.swapped else _aligned)(part, other, dtype)
+    terms = [_product(left, right, dtype) for left, right in zip(rows.columns, cols.columns, strict=True)]
+    pairs = [
+        _added(_crossed_full if part.swapped != other.swapped else _aligned, part, other, dtype)
         for part, other in _pairs(rows, cols)
     ]
-    total = [sum(terms[1:], terms[0]).transpose(1, 0, 3, 2)] if terms else []
-    if rows.columns is not None and cols.columns is not None:
-        total.append(_product(rows.columns, cols.columns, dtype))
-    return sum(total[1:], total[0]) if total else None
+    if pairs:
+        terms.append(_sum(pairs).transpose(1, 0, 3, 2))
+    return _sum(terms) if terms else None
 
 
 def trace_tile(rows: Factors, cols: Factors, dtype: DTypeLike) -> Array | None:
     """Σ_q G[n, q, m, q] of two sets of samples: q joins what is summed; None where no leaf serves both."""
-    terms = []
-    if rows.columns is not None and cols.columns is not None:
-        left, right = (x.reshape(x.shape[0], -1) for x in (rows.columns, cols.columns))
-        terms.append(_product(left, right, dtype))
+    terms = [
+        _product(left.reshape(len(left), -1), right.reshape(len(right), -1), dtype)
+        for left, right in zip(rows.columns, cols.columns, strict=True)
+    ]
     for part, other in _pairs(rows, cols):
         if part.swapped == other.swapped:
-            terms.append(_aligned(_joined(part), _joined(other), dtype)[0, :, 0])
+            terms.append(_added(_aligned, _joined(part), _joined(other), dtype)[0, :, 0])
         else:
-            terms.append(_crossed_trace(part, other, dtype))
-    return sum(terms[1:], terms[0]) if terms else None
+            terms.append(_added(_crossed_trace, part, other, dtype))
+    return _sum(terms) if terms else None
+
+
+def _sum(terms: list[Array]) -> Array:
+    return sum(terms[1:], terms[0])
+
+
+def _added(rule: Callable[[Part, Part, DTypeLike], Array], part: Part, other: Part, dtype: DTypeLike) -> Array:
+    """Σ over a and x of ``rule``, which adds up few pairs of positions itself: its tiles are all alive at once."""
+    num_a, num_x = part.h.shape[2], other.h.shape[2]
+    if num_a * num_x <= UNROLLED:
+        return rule(part, other, dtype)
+
+    def term(i: Array) -> Array:
+        return _added(rule, _at(part, i), other, dtype) if num_a > 1 else rule(part, _at(other, i), dtype)
+
+    places = jnp.arange(num_a if num_a > 1 else num_x)
+    zero = jnp.zeros(jax.eval_shape(term, places[0]).shape, dtype)
+    return lax.scan(lambda total, i: (total + term(i), None), zero, places)[0]
+
+
+def _at(part: Part, i: Array) -> Part:
+    """One position of a part."""
+    x = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, i, 1, axis=1), part.x)
+    return Part(x, lax.dynamic_slice_in_dim(part.h, i, 1, axis=2), part.swapped)
 
 
 def _pairs(rows: Factors, cols: Factors) -> list[tuple[Part, Part]]:
@@ -85,15 +112,12 @@ def _aligned(part: Part, other: Part, dtype: DTypeLike) -> Array:
     for b in range(part.h.shape[3]):
         xx = _inner(_operand(part.x, b), _operand(other.x, b), dtype)
         h, k = (p.h[:, :, :, b].transpose(2, 1, 0, 3) for p in (part, other))  # (a, q, n, d)
-        if h.shape[0] * k.shape[0] > UNROLLED:
-            terms.append(jnp.sum(_product(h, k, dtype) * xx[:, None, :, :, None, :], axis=(0, 3)))
-            continue
         terms += [
             _product(h[a], k[x], dtype) * xx[a, :, x][None, :, None, :]
             for a in range(h.shape[0])
             for x in range(k.shape[0])
         ]
-    return sum(terms[1:], terms[0])
+    return _sum(terms)
 
 
 def _crossed(part: Part, other: Part, dtype: DTypeLike) -> list[tuple[Array, Array]]:
@@ -112,14 +136,10 @@ def _crossed_full(part: Part, other: Part, dtype: DTypeLike) -> Array:
     """Σ over a, x, b of (xₙₐ·hₘᵣₓ)(hₙqₐ·xₘₓ): (q, n, r, m)."""
     terms = []
     for xh, hx in _crossed(part, other, dtype):
-        if xh.shape[0] * xh.shape[3] > UNROLLED:
-            terms.append(jnp.sum(xh[None] * hx[:, :, :, None], axis=(1, 4)))
-            continue
         terms += [hx[:, a, :, None, x] * xh[None, a, :, :, x] for a in range(xh.shape[0]) for x in range(xh.shape[3])]
-    return sum(terms[1:], terms[0])
+    return _sum(terms)
 
 
 def _crossed_trace(part: Part, other: Part, dtype: DTypeLike) -> Array:
     """The same with q = r summed: (n, m)."""
-    terms = [jnp.einsum("anqxm,qanxm->nm", xh, hx) for xh, hx in _crossed(part, other, dtype)]
-    return sum(terms[1:], terms[0])
+    return _sum([jnp.einsum("anqxm,qanxm->nm", xh, hx) for xh, hx in _crossed(part, other, dtype)])

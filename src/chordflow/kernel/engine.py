@@ -35,7 +35,9 @@ class Setup(NamedTuple):
             return find_uses(lambda leaves, sample: block.at(jax.tree.unflatten(tree, leaves), sample), leaves, sample)
 
         traces = tuple(trace(block) for block in blocks)
-        groups = choose(traces, [leaf.size for leaf in leaves], max(map(num_samples, blocks)))
+        n, m = (max(map(num_samples, side)) for side in (blocks, others or blocks))
+        partners = 1 if kind == "blocks" else 2 * n * m / (n + m)
+        groups = choose(traces, [leaf.size for leaf in leaves], partners)
         dtype = options.accumulate or jnp.result_type(*(trace.out for trace in traces))
         samples = [block.samples for block in blocks], None if others is None else [block.samples for block in others]
         return cls(traces, groups, fit(traces, groups, leaves, samples, kind, dtype, options.memory), dtype)
@@ -63,8 +65,11 @@ def matrix(blocks: Blocks, theta: PyTree, others: Blocks | None, kind: Kind, opt
         cols = [_Side.of(t, setup, leaves, block) for t, block in zip(setup.traces, others, strict=True)]
     tile = contract.full_tile if kind == "full" else contract.trace_tile
     widths = [trace.out.shape[0] if kind == "full" else 1 for trace in setup.traces]
+    # One block alone is written as (N, q, M, q), which callers want: XLA may copy a loop's result to reshape it.
+    unit = widths[0] if len(widths) == 1 else 1
+    widths = [width // unit for width in widths]
     total = [sum(s.num * q for s, q in zip(sides, widths, strict=True)) for sides in (rows, cols)]
-    G = jnp.zeros(total, setup.dtype)
+    G = jnp.zeros((total[0], unit, total[1], unit), setup.dtype)
     r0 = 0
     for k, row in enumerate(rows):
         c0 = 0
@@ -74,6 +79,7 @@ def matrix(blocks: Blocks, theta: PyTree, others: Blocks | None, kind: Kind, opt
                 G = _fill(G, row, col, spot, lambda a, b: tile(a, b, setup.dtype))
             c0 += widths[j] * col.num
         r0 += widths[k] * row.num
+    G = G.reshape(total[0] * unit, total[1] * unit)
     return G
 
 
@@ -105,10 +111,13 @@ class _Side(NamedTuple):
     @classmethod
     def of(cls, traced: Traced, setup: Setup, leaves: Sequence[Array], block: PerSample) -> "_Side":
         compute = batch_factors(traced, setup.groups, leaves)
-        source = block.samples if setup.budget.blocked else compute(block.samples)
+        kept = block.samples if setup.budget.blocked else compute(block.samples)
+        # Axes of length 1 would let XLA keep factors in a layout of which each tile needs a copy.
+        source = jax.tree.map(lambda x: x.reshape(len(x), *(s for s in x.shape[1:] if s != 1)), kept)
 
         def factors(start: Any, length: int) -> Factors:
             part = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, length), source)
+            part = jax.tree.map(lambda x, like: x.reshape(length, *like.shape[1:]), part, kept)
             return finish(traced, setup.groups, compute(part) if setup.budget.blocked else part)
 
         num = num_samples(block)
@@ -116,7 +125,7 @@ class _Side(NamedTuple):
 
 
 class _Spot(NamedTuple):
-    """Where a pair of blocks lies in the matrix, in entries, and which part of it is computed."""
+    """Where a pair of blocks lies in G, rows and columns of G for each sample, and which part of it is computed."""
 
     row: int
     col: int
@@ -139,10 +148,11 @@ def _fill(G: Array, rows: _Side, cols: _Side, spot: _Spot, tile: Callable[[Facto
         part = tile(rows.factors(i, rows.step), cols.factors(j, cols.step))
         if part is None:
             return G, None
-        part = part.reshape(rows.step * spot.q, cols.step * spot.r)
-        G = lax.dynamic_update_slice(G, part, (spot.row + i * spot.q, spot.col + j * spot.r))
+        part = part.reshape(rows.step * spot.q, G.shape[1], cols.step * spot.r, G.shape[3])
+        row, col = spot.row + i * spot.q, spot.col + j * spot.r
+        G = lax.dynamic_update_slice(G, part, (row, 0, col, 0))
         if spot.mirrored:
-            G = lax.dynamic_update_slice(G, part.T, (spot.col + j * spot.r, spot.row + i * spot.q))
+            G = lax.dynamic_update_slice(G, part.transpose(2, 3, 0, 1), (col, 0, row, 0))
         return G, None
 
     if len(starts) == 1:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from chordflow.kernel.plan import Group
+from chordflow.kernel.plan import TILE, Group
 from chordflow.kernel.trace import Traced
 from chordflow.kernel.uses import OneHot, Use
 
@@ -24,11 +24,11 @@ class Part(eqx.Module):
 
 
 class Factors(eqx.Module):
-    """One block's samples: finished ``columns`` (N, Q, K') of D; ``forming``, per leaf and use the (X, H) of further
-    columns; ``pairs``, per group of pairs its parts.
+    """One block's samples: finished ``columns`` of D, each (N, Q, some of K); ``forming``, per leaf and use the (X, H)
+    of further columns; ``pairs``, per group of pairs its parts.
     """
 
-    columns: Array | None
+    columns: tuple[Array, ...]
     forming: tuple[tuple[tuple[Operand, Array], ...], ...]
     pairs: tuple[tuple[Part, ...], ...]
 
@@ -48,7 +48,7 @@ def sample_factors(traced: Traced, groups: Sequence[Group], leaves: Sequence[Arr
     cotangents, direct = jax.vmap(pull)(jnp.eye(q, dtype=out.dtype))
     seen = _Seen(traced, records, cotangents)
     finished = [
-        direct[group.leaf].reshape(q, -1) if group.leaf in direct else seen.jacobian(group.leaf, leaves[group.leaf])
+        direct[group.leaf].reshape(q, -1) if group.leaf in direct else seen.jacobian(group, leaves[group.leaf])
         for group in groups
         if group.rule == "columns" and not group.later
     ]
@@ -63,21 +63,30 @@ def finish(traced: Traced, groups: Sequence[Group], factors: Factors) -> Factors
     """All columns formed; ``factors`` with the leading axis N."""
     if not factors.forming:
         return factors
-    columns = [] if factors.columns is None else [factors.columns]
+    columns = list(factors.columns)
     for group, terms in zip([group for group in groups if group.later], factors.forming, strict=True):
         uses = [use for use in traced.uses if use.view.leaf == group.leaf]
-        columns.append(jax.vmap(lambda terms, uses=uses: _form(uses, terms))(terms))
+        columns.append(jax.vmap(lambda terms, uses=uses, group=group: _form(group, uses, terms))(terms))
     return Factors(_beside(traced, columns), (), factors.pairs)
 
 
-def _form(uses: Sequence[Use], terms: Sequence[tuple[Operand, Array]]) -> Array:
-    """J (Q, K) of one leaf."""
-    parts = [use.jacobian(x, h) for use, (x, h) in zip(uses, terms, strict=True)]
+def _form(group: Group, uses: Sequence[Use], terms: Sequence[tuple[Operand, Array]]) -> Array:
+    """J (Q, K) of one leaf, in an order of entries that only the group knows: the same in all samples and blocks."""
+    if group.layout is None:
+        parts = [use.jacobian(x, h) for use, (x, h) in zip(uses, terms, strict=True)]
+    else:
+        # As the products come, without the copy that sorting entries as the leaf has them would take.
+        swapped = [use.layout != group.layout for use in uses]
+        parts = [use.product(x, h, swapped=s) for use, (x, h), s in zip(uses, terms, swapped, strict=True)]
     return sum(parts[1:], parts[0]).reshape(parts[0].shape[0], -1)
 
 
-def _beside(traced: Traced, columns: list[Array]) -> Array | None:
-    return jnp.concatenate([c.astype(traced.out.dtype) for c in columns], axis=-1) if columns else None
+def _beside(traced: Traced, columns: Sequence[Array]) -> tuple[Array, ...]:
+    """Columns of narrow leaves side by side; wide ones stay alone, because copying them costs more than a product."""
+    columns = [c.astype(traced.out.dtype) for c in columns]
+    narrow = [c for c in columns if c.shape[-1] < TILE]
+    wide = tuple(c for c in columns if c.shape[-1] >= TILE)
+    return (*wide, jnp.concatenate(narrow, axis=-1)) if narrow else wide
 
 
 def _zeros(traced: Traced) -> list[Array]:
@@ -100,12 +109,12 @@ class _Seen:
                 found.append((use, use.operand(record, h.dtype), h))
         return found
 
-    def jacobian(self, leaf: int, like: Array) -> Array:
-        """J (Q, K) of a leaf; zero where the function does not read it."""
-        found = self.of(leaf)
+    def jacobian(self, group: Group, like: Array) -> Array:
+        """J (Q, K) of a group's leaf; zero where the function does not read it."""
+        found = self.of(group.leaf)
         if not found:
             return jnp.zeros((self.traced.out.shape[0], like.size), like.dtype)
-        return _form([use for use, _, _ in found], [(x, h) for _, x, h in found])
+        return _form(group, [use for use, _, _ in found], [(x, h) for _, x, h in found])
 
     def parts(self, group: Group) -> tuple[Part, ...]:
         """Parts of a group of pairs: uses of one orientation and kind together."""

@@ -38,8 +38,11 @@ class Group:
     work: tuple[float, float] = (0.0, 0.0)  # multiply-adds for each pair of samples: by pairs, by columns
 
 
-def choose(traces: Sequence[Traced], sizes: Sequence[int], num_samples: int) -> tuple[Group, ...]:
-    """Groups of leaves with the least work, biases merged where their cotangent is that of a product."""
+def choose(traces: Sequence[Traced], sizes: Sequence[int], partners: float) -> tuple[Group, ...]:
+    """Groups of leaves with the least work, biases merged where their cotangent is that of a product.
+
+    ``partners``: with how many samples each is paired; 2NM/(N+M), which is N for the matrix of N samples.
+    """
     groups, merged = [], {}
     for leaf in range(len(sizes)):
         found = [[use for use in trace.uses if use.view.leaf == leaf] for trace in traces]
@@ -47,21 +50,25 @@ def choose(traces: Sequence[Traced], sizes: Sequence[int], num_samples: int) -> 
         direct = next((why for why in reasons if why), None)
         layout = None if direct else _common_layout([use for uses in found for use in uses])
         if layout is None or direct:
-            later = not direct and _form_later(found, traces, num_samples)
+            later = not direct and _form_later(found, traces, partners)
             groups.append(Group(leaf, (), "columns", None, direct, later))
             continue
         biases = _biases(leaf, traces, [i for i in range(len(sizes)) if i not in merged])
-        work = _work(found, traces, sizes[leaf] + sum(sizes[i] for i in biases), len(biases), num_samples)
+        work = _work(found, traces, sizes[leaf] + sum(sizes[i] for i in biases), len(biases), partners)
         if work[0] <= work[1]:
             merged.update(dict.fromkeys(biases, leaf))
             groups.append(Group(leaf, biases, "pairs", layout, None, work=work))
         else:
-            groups.append(Group(leaf, (), "columns", layout, None, _form_later(found, traces, num_samples), work))
+            groups.append(Group(leaf, (), "columns", layout, None, _form_later(found, traces, partners), work))
     return tuple(group for group in groups if group.leaf not in merged)
 
 
 def _common_layout(uses: Sequence[Use]) -> Layout | None:
-    """The layout of all uses up to exchanging operand and cotangent, or None."""
+    """The layout of all uses up to exchanging operand and cotangent, or None.
+
+    Products come with the entries of d before those of c; row numbers are added up into rows of c, so that a lookup
+    counts as the exchanged one.
+    """
     if not uses or uses[0].kind == "bias":
         return None
     first = uses[0]
@@ -71,7 +78,8 @@ def _common_layout(uses: Sequence[Use]) -> Layout | None:
         swapped = use.layout.swapped == first.layout and (b, d, c) == first.sizes[1:]
         if not (same or swapped):
             return None
-    return first.layout
+    lookups = [use.layout for use in uses if use.kind == "lookup"]
+    return lookups[0].swapped if lookups else first.layout
 
 
 def _biases(leaf: int, traces: Sequence[Traced], candidates: Sequence[int]) -> tuple[int, ...]:
@@ -101,12 +109,12 @@ def _covers(host: Use, bias: Use) -> bool:
     return set(host_a) == set(a) and {*host_b, *host_d} == {*b, *d}
 
 
-def _form_later(found: Sequence[Sequence[Use]], traces: Sequence[Traced], num_samples: int) -> bool:
+def _form_later(found: Sequence[Sequence[Use]], traces: Sequence[Traced], partners: float) -> bool:
     """Whether to keep x and h rather than J. Forming costs 2A/TILE of what a tile's product costs, each time.
 
     A single tile needs all of J at once, so that nothing is saved there.
     """
-    if num_samples * max(trace.out.shape[0] for trace in traces) <= SINGLE * TILE:
+    if partners * max(trace.out.shape[0] for trace in traces) <= SINGLE * TILE:
         return False
     kept = formed = positions = 0
     for uses, trace in zip(found, traces, strict=True):
@@ -122,14 +130,14 @@ def _form_later(found: Sequence[Sequence[Use]], traces: Sequence[Traced], num_sa
 
 
 def _work(
-    found: Sequence[Sequence[Use]], traces: Sequence[Traced], num_entries: int, num_biases: int, num_samples: int
+    found: Sequence[Sequence[Use]], traces: Sequence[Traced], num_entries: int, num_biases: int, partners: float
 ) -> tuple[float, float]:
     """A²b(c + Q²d) against Q²bcd and the work of forming it, for a pair of samples, summed over blocks."""
     pairs = columns = 0.0
     for uses, trace in zip(found, traces, strict=True):
         q = trace.out.shape[0]
         forming = sum(a * b * c * d for a, b, c, d in (use.sizes for use in uses)) * q
-        columns += q * q * num_entries + 2 * forming / num_samples
+        columns += q * q * num_entries + 2 * forming / partners
         for one in uses:
             for two in uses:
                 pairs += _pair_work(one, two, q, num_biases)

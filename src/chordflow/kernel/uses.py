@@ -7,6 +7,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
 
 from chordflow.kernel.views import Axes, Move, View
@@ -68,17 +69,24 @@ class Use:
         a, b, _, d = self.sizes
         return h.transpose(0, *(i + 1 for axes in self.h_axes for i in axes)).reshape(h.shape[0], a, b, d)
 
-    def jacobian(self, x: Array | OneHot, h: Array) -> Array:
-        """J (Q, *leaf) from X and H: Q A b c d multiplications."""
+    def product(self, x: Array | OneHot, h: Array, *, swapped: bool = False) -> Array:
+        """Σₐ h[q, a, b, d] x[a, b, c] as (Q, B, D, C), or (Q, B, C, D) where ``swapped``: Q A B C D multiplications."""
         if isinstance(x, OneHot):
             rows = jnp.where(x.index < 0, x.size, x.index)
             j = jax.vmap(lambda h: jnp.zeros((x.size, h.shape[-1]), h.dtype).at[rows].add(h[:, 0], mode="drop"))(h)
-        elif x.shape[0] <= OUTER:
-            products = [h[:, a, :, None, :] * x[None, a, :, :, None].astype(h.dtype) for a in range(x.shape[0])]
+            return j[:, None] if swapped else j[:, None].mT
+        x = x.astype(h.dtype)
+        if x.shape[0] <= OUTER:
+            products = [h[:, a, :, :, None] * x[None, a, :, None] for a in range(x.shape[0])]
             j = sum(products[1:], products[0])
-        else:
-            j = jnp.einsum("qabd,abc->qbcd", h, x.astype(h.dtype), precision="highest")
+        else:  # einsum would exchange the operands, and copy to put d before c
+            j = lax.dot_general(h, x, (((1,), (0,)), ((2,), (1,))), precision="highest").swapaxes(0, 1)
+        return j.mT if swapped else j
+
+    def jacobian(self, x: Array | OneHot, h: Array) -> Array:
+        """J (Q, *leaf) from X and H."""
         shape, perm = self.form
+        j = self.product(x, h, swapped=True)
         j = j.reshape(-1, *shape).transpose(0, *(p + 1 for p in perm)).reshape(-1, *self.view.base)
         for move in reversed(self.view.moves):
             j = move.undo(j)
