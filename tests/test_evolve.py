@@ -254,6 +254,7 @@ def test_a_trajectory_comes_out_of_plain_jit_and_goes_in_again(plain):
     # The problem is whole: model, loss and which leaves are trainable, which no array can hold.
     np.testing.assert_allclose(traj.problem.outputs(traj.params), traj.outputs[-1], atol=tol("float64", "sums"))
     assert traj.problem.trainable == problem.trainable
+    hash(jax.tree.structure(traj))
     between = jax.jit(lambda traj, t: traj.problem.outputs(traj.params_at(t)))(traj, jnp.asarray(0.5))
     np.testing.assert_allclose(between, traj.outputs[2], atol=tol("float64", "sums"))
 

@@ -25,17 +25,25 @@ class Sealed(eqx.Module):
     ``jax.jit``, ``jax.vmap`` and ``jax.lax`` take and return it, where a function as a leaf is an error.
     """
 
-    arrays: PyTree
-    rest: PyTree = eqx.field(static=True)
+    arrays: list[Any]
+    rest: tuple[Any, ...] = eqx.field(static=True)
+    structure: Any = eqx.field(static=True)
 
     @classmethod
     def of(cls, tree: PyTree) -> "Sealed":
-        """Seal a pytree; its leaves that are no arrays must be hashable."""
-        return cls(*eqx.partition(tree, eqx.is_array))
+        """Seal a pytree; its leaves that are no arrays must be hashable, as functions, numbers and strings are."""
+        leaves, structure = jax.tree.flatten(tree)
+        arrays = [leaf if _is_array(leaf) else None for leaf in leaves]
+        return cls(arrays, tuple(None if _is_array(leaf) else leaf for leaf in leaves), structure)
 
     def open(self) -> PyTree:
         """The pytree as it was."""
-        return eqx.combine(self.arrays, self.rest)
+        pairs = zip(self.arrays, self.rest, strict=True)
+        return jax.tree.unflatten(self.structure, [rest if leaf is None else leaf for leaf, rest in pairs])
+
+
+def _is_array(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, np.ndarray | np.generic)
 
 
 class Trajectory(eqx.Module):
