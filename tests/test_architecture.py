@@ -33,7 +33,7 @@ LAYERS = (
     ("verification",),
     ("comparison", "config"),
     ("sklearn",),
-    ("optim",),
+    ("optim", "physics"),
     ("training",),
     ("integration",),
     ("arguments",),

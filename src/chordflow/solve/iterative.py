@@ -58,7 +58,7 @@ def _nystrom(A: WeightedJacobian, K: int, rank: int) -> tuple[Float[Array, "K r"
     test, _ = jnp.linalg.qr(random)
     # Eight columns at once: the activations of all of them would not fit beside each other for large data.
     image = jax.lax.map(lambda column: A.rmv(A.mv(column)), test.T, batch_size=8).T
-    # Without a shift rounding makes pivots of the small Cholesky factor negative; it is taken off the eigenvalues again.
+    # Without a shift rounding makes pivots of the small Cholesky factor negative; the eigenvalues lose it again.
     shift = 10 * rank * jnp.finfo(image.dtype).eps * jnp.linalg.norm(image)
     shift = jnp.where(shift > 0, shift, 1)
     shifted = image + shift * test
