@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -16,6 +17,7 @@ from tolerances import tol
 import chordflow as cf
 from chordflow import theory
 from chordflow.arguments import tolerances
+from chordflow.integration import _GuardedController
 
 TS = jnp.asarray([0.0, 0.25, 0.5, 0.75, 1.0])
 MEASURED = (
@@ -66,6 +68,52 @@ def test_a_jacobian_that_is_not_finite_ends_at_the_start():
     assert traj.result_name == "not_finite"
     assert float(traj.stats["t_last"]) == 0.0
     np.testing.assert_array_equal(traj.params, [0.0])
+
+
+PLAIN = diffrax.PIDController
+CONTROLS: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-8, "dtmin": 1e-13, "force_dtmin": False}
+
+
+@pytest.mark.parametrize("candidate", [1.0, np.inf, np.nan])
+@pytest.mark.parametrize("error", [np.inf, np.nan, 1.0])
+def test_a_stage_that_is_not_finite_is_a_rejected_step(candidate, error):
+    state = (jnp.asarray(1.0), jnp.asarray(1.0), jnp.asarray(False))
+    t0, t1, y0 = jnp.asarray(0.0), jnp.asarray(0.1), jnp.ones(2)
+    step = (t0, t1, y0, jnp.full(2, candidate), None, jnp.full(2, error), 5, state)
+    keep, next_t0, next_t1, *_ = _GuardedController(**CONTROLS).adapt_step_size(*step)
+    assert not keep
+    assert float(next_t0) == 0.0
+    assert 0 < float(next_t1) < 0.1
+    if candidate == np.inf:
+        # Why it is needed: the controller beneath makes a NaN step of ∞/∞, and takes ∞ itself for a good step.
+        keep, _, next_t1, *_ = PLAIN(**CONTROLS).adapt_step_size(*step)
+        assert bool(keep) or np.isnan(next_t1)
+
+
+def test_an_overflow_ends_a_run_where_it_is_and_with_its_name():
+    def field(t, y, args):
+        return jnp.where(t < 0.3, 1.0, jnp.inf) * y
+
+    def run(controller):
+        return diffrax.diffeqsolve(
+            diffrax.ODETerm(field),
+            diffrax.Dopri5(),
+            0.0,
+            1.0,
+            None,
+            jnp.ones(1),
+            stepsize_controller=controller(**CONTROLS),
+            saveat=diffrax.SaveAt(t1=True),
+            max_steps=500,
+            throw=False,
+        )
+
+    guarded, plain = run(_GuardedController), run(PLAIN)
+    assert bool(guarded.result == diffrax.RESULTS.nonfinite)
+    ts, ys = np.asarray(guarded.ts), np.asarray(guarded.ys)
+    assert ts[0] == pytest.approx(0.3, abs=1e-9)
+    np.testing.assert_allclose(ys, np.exp([[0.3]]), rtol=1e-6)
+    assert bool(plain.result == diffrax.RESULTS.max_steps_reached), "diffrax has learnt it: the guard may go"
 
 
 def test_a_direction_that_is_lost_makes_the_parameters_run_away():

@@ -38,9 +38,10 @@ Scalar = Float[Array, ""]
 
 
 class _GuardedController(diffrax.PIDController):
-    """PIDController that treats a NaN error as infinite, and reports which of the two made the step size collapse.
+    """PIDController that rejects infinite stages too, and says whether they made the step size collapse.
 
-    Without it one NaN stage turns the step size itself into NaN (diffrax 0.7.2) and the run into noise.
+    diffrax (0.7.2) takes a NaN stage for a rejected step itself. An infinite one makes ∞/∞ of the scaled error, hence a
+    NaN step size that is tried until max_steps, and an infinite candidate with a finite error is accepted.
     """
 
     def adapt_step_size(
@@ -54,7 +55,7 @@ class _GuardedController(diffrax.PIDController):
         error_order: Any,
         controller_state: Any,
     ) -> Any:
-        """As PIDController's, with NaN made visible."""
+        """As PIDController's, with what is not finite made a rejected step."""
         bad = ~(jnp.all(jnp.isfinite(y_error)) & jnp.all(jnp.isfinite(y1_candidate)))
         y_error = jnp.where(bad, jnp.inf, y_error)
         *step, result = super().adapt_step_size(
