@@ -186,14 +186,14 @@ def read_table(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[s
     return table
 
 
-def refuse_run_only(table: Mapping[str, Any]) -> None:
-    """Raise ConfigError if a table has a key that ``chordflow verify`` would ignore."""
-    for key in RUN_ONLY:
+def refuse_run_only(table: Mapping[str, Any], keys: Sequence[str] = RUN_ONLY, command: str = "verify") -> None:
+    """Raise ConfigError if a table has a key that a command would ignore."""
+    for key in keys:
         value: Any = table
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         if value is not None:
-            raise ConfigError(f"{key} = {value!r}: chordflow verify integrates no such flow; expected without {key}")
+            raise ConfigError(f"{key} = {value!r}: chordflow {command} integrates no such flow; expected without {key}")
 
 
 def split_flows(text: str) -> list[str]:

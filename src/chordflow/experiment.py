@@ -166,8 +166,7 @@ def run(config: Config, *, say: Say = print, progress: bool = False) -> Path:
             raise ConfigError(f"flows = {','.join(config.flows)}: none can run on this problem. {obstacle}")
         if obstacle is not None:
             say(f"{plan.name}: left out. {obstacle}")
-    out = config.out or f"runs/{config.data.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = record.create(_free(out) if config.out is None else out, config.to_dict())
+    folder = make_folder(config, config.data.name)
     say(f"run folder {folder.path}")
     runs: list[FlowRun] = []
     for plan in plans:
@@ -333,6 +332,12 @@ def draw(runs: list[FlowRun]) -> dict[str, "Figure"]:
 def _costs(problem: Problem, outputs: np.ndarray) -> np.ndarray:
     """C along given outputs (T, N, Q)."""
     return np.asarray(jax.vmap(problem.cost_at)(jnp.asarray(outputs)))
+
+
+def make_folder(config: Config, name: str) -> record.Run:
+    """The folder ``out`` of a configuration, or ``runs/NAME-TIME`` where it names none."""
+    out = config.out or _free(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    return record.create(out, config.to_dict())
 
 
 def _free(out: str) -> str:

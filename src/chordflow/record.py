@@ -195,6 +195,8 @@ class Run:
     def write_dataset(self, name: str, dataset: "xarray.Dataset") -> None:
         """Replace ``NAME.nc``. Equal datasets give equal bytes; dtypes and values are kept, numbers under a checksum.
 
+        A variable's ``encoding["chunksizes"]`` says in which pieces it lies on disk; the library chooses without.
+
         Raises
         ------
         RunError
@@ -213,7 +215,9 @@ class Run:
                     raise RunError(f"dataset {name}: attribute {owner}{key} is a {kind}; expected text or a number")
         # HDF5 has checksums for arrays of numbers, not for scalars and text.
         numbers = {
-            key: {"fletcher32": True} for key, v in dataset.variables.items() if v.ndim and v.dtype.kind in "biuf"
+            key: {"fletcher32": True} | {k: v.encoding[k] for k in ("chunksizes",) if k in v.encoding}
+            for key, v in dataset.variables.items()
+            if v.ndim and v.dtype.kind in "biuf"
         }
         with replacing(self.path / f"{name}.nc") as temporary:
             dataset.to_netcdf(temporary, engine="h5netcdf", encoding=numbers)

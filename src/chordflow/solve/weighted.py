@@ -100,9 +100,7 @@ class WeightedJacobian(eqx.Module):
 
         Relative error about machine epsilon · (σ_max/σ)²; values below √(m · machine epsilon) σ_max are not seen: NaN.
         """
-        squares = jnp.linalg.eigvalsh(self.small_gram())[::-1]
-        seen = squares > squares[0] * squares.size * jnp.finfo(squares.dtype).eps
-        return jnp.where(seen, jnp.sqrt(jnp.where(seen, squares, 1)), jnp.nan)
+        return sigma_from_squares(jnp.linalg.eigvalsh(self.small_gram()))
 
     def sigma_max(self) -> Float[Array, ""]:
         """The largest singular value, from the smaller Gram matrix (accurate to machine precision for this one)."""
@@ -119,3 +117,14 @@ class WeightedJacobian(eqx.Module):
         start = jax.random.normal(jax.random.key(0), self.root.shape, self.root.dtype)
         w = jax.lax.fori_loop(0, num_products, body, start)
         return jnp.linalg.norm(self.rmv(w)) / jnp.maximum(jnp.linalg.norm(w), jnp.finfo(w.dtype).tiny)
+
+
+def sigma_from_squares(squares: Float[Array, " m"]) -> Float[Array, " m"]:
+    """Singular values, descending, from the eigenvalues σ² of a Gram matrix, ascending; NaN where rounding hides them.
+
+    >>> sigma_from_squares(jnp.array([1e-20, 4.0, 9.0])).tolist()
+    [3.0, 2.0, nan]
+    """
+    squares = squares[::-1]
+    seen = squares > squares[0] * squares.size * jnp.finfo(squares.dtype).eps
+    return jnp.where(seen, jnp.sqrt(jnp.where(seen, squares, 1)), jnp.nan)
