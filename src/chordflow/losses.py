@@ -10,6 +10,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import xlogy
 from jaxtyping import Array, Float
 
@@ -227,13 +228,13 @@ class Loss(AbstractLoss):
         return None if self.equilibrium_fn is None else self.equilibrium_fn(x0, y)
 
 
-def smooth_labels(y: Float[Array, "*n q"], amount: float) -> Float[Array, "*n q"]:
+def smooth_labels(y: Float[Array | np.ndarray, "*n q"], amount: float) -> Float[Array | np.ndarray, "*n q"]:
     """(1 − a) y + a/Q: label smoothing, which gives cross-entropy a finite equilibrium for a in (0, 1].
 
     Parameters
     ----------
     y
-        Labels on the simplex, shape (..., Q).
+        Labels on the simplex, shape (..., Q), of JAX or NumPy; what comes back is of the same kind.
     amount
         a in [0, 1]; the smallest component of a smoothed one-hot label is a/Q, and the flow reaches its end at
         a rate between the two smallest components: slow for small a.
