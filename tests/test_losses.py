@@ -267,7 +267,8 @@ def test_smoothed_labels_are_positive_labels():
     assert (smooth_labels(LABEL, 0.0) == LABEL).all()
     assert np.max(np.abs(smooth_labels(LABEL, 1.0) - 1 / Q)) < ROUNDING
     assert smooth_labels(jnp.eye(Q, dtype=jnp.float32), np.float64(0.2)).dtype == jnp.float32
-    assert isinstance(smoothed := smooth_labels(np.eye(Q), 0.2), np.ndarray)
+    smoothed = smooth_labels(np.eye(Q), 0.2)
+    assert type(smoothed) is np.ndarray
     np.testing.assert_array_equal(smoothed, y)
 
 

@@ -6,6 +6,7 @@ live in :class:`chordflow.Problem` and nowhere else.
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,6 +18,7 @@ from jaxtyping import Array, Float
 Vector = Float[Array, " q"]
 Scalar = Float[Array, ""]
 Matrix = Float[Array, "q q"]
+Labels = TypeVar("Labels", Array, np.ndarray)
 
 
 class AbstractLoss(eqx.Module):
@@ -228,7 +230,7 @@ class Loss(AbstractLoss):
         return None if self.equilibrium_fn is None else self.equilibrium_fn(x0, y)
 
 
-def smooth_labels(y: Float[Array | np.ndarray, "*n q"], amount: float) -> Float[Array | np.ndarray, "*n q"]:
+def smooth_labels(y: Float[Labels, "*n q"], amount: float) -> Float[Labels, "*n q"]:
     """(1 − a) y + a/Q: label smoothing, which gives cross-entropy a finite equilibrium for a in (0, 1].
 
     Parameters
@@ -247,4 +249,5 @@ def smooth_labels(y: Float[Array | np.ndarray, "*n q"], amount: float) -> Float[
     if not 0 <= amount <= 1:
         raise ValueError(f"smooth_labels: amount must be in [0, 1], got {amount}")
     amount = float(amount)  # a NumPy scalar would bring its own dtype
-    return (1 - amount) * y + amount / y.shape[-1]
+    smoothed: Any = (1 - amount) * y + amount / y.shape[-1]
+    return smoothed
