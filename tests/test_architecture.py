@@ -29,6 +29,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("report",),
+    ("kernel_run",),
     ("experiment",),
     ("verification",),
     ("comparison", "config"),

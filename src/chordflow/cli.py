@@ -21,6 +21,14 @@ EPILOG_VERIFY = """examples:
 keys: {keys}
 The rest of a configuration file is for `chordflow run` and changes nothing here.
 """
+EPILOG_GRAM = """examples:
+  chordflow gram
+  chordflow gram data.samples=500 'model.widths=[256, 256]' out=runs/kernel
+  chordflow gram runs/digits/config.toml eps=1e-4
+
+keys: {keys}
+The rest of a configuration file is for `chordflow run` and changes nothing here.
+"""
 VERIFY_SAMPLES = 20
 
 
@@ -41,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"chordflow: {str(error).splitlines()[0] if str(error) else type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("chordflow: stopped; flows that had finished are in the run folder", file=sys.stderr)
+        print("chordflow: stopped; what had finished is in the run folder", file=sys.stderr)
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
     from chordflow import __version__
-    from chordflow.config import RUN_ONLY, keys
+    from chordflow.config import NOT_FOR_GRAM, RUN_ONLY, keys
 
     parser = argparse.ArgumentParser(prog="chordflow", description="Train so that outputs travel a known path.")
     parser.add_argument("--version", action="version", version=f"chordflow {__version__}")
@@ -72,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     run = add("run", _run, "Integrate flows and compare them with the theory.", EPILOG_RUN.format(keys=listed))
     run.add_argument("--quiet", action="store_true", help="say nothing but mistakes")
     add("verify", _verify, "Check the statements of the theory on a problem.", EPILOG_VERIFY.format(keys=fewer))
+    summary = "Compute the Gram matrix DDᵀ (the tangent kernel) of a problem, its spectrum, and keep it."
+    gram = add("gram", _gram, summary, EPILOG_GRAM.format(keys=", ".join(keys(NOT_FOR_GRAM))))
+    gram.add_argument("--quiet", action="store_true", help="say nothing but mistakes")
     return parser
 
 
@@ -89,19 +100,40 @@ def _run(arguments: argparse.Namespace) -> int:
     from chordflow import experiment, record
     from chordflow.config import load_config
 
+    config = load_config(*_sorted(arguments.words))
+    path = experiment.run(config, say=_voice(arguments), progress=_shows_bars(arguments))
+    results = {name: flow["result"] for name, flow in record.open_run(path).summary["flows"].items()}
+    failed = [f"{name} ({result})" for name, result in results.items() if result != "successful"]
+    if failed:
+        print(f"chordflow: ended early: {', '.join(failed)}; what was reached is kept", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _gram(arguments: argparse.Namespace) -> int:
+    from chordflow import kernel_run
+    from chordflow.config import NOT_FOR_GRAM, Config, read_table, refuse_run_only
+
+    file, overrides = _sorted(arguments.words)
+    refuse_run_only(read_table(None, overrides), NOT_FOR_GRAM, "gram")
+    config = Config.from_dict(read_table(file, overrides))
+    kernel_run.run(config, say=_voice(arguments), progress=_shows_bars(arguments))
+    return 0
+
+
+def _voice(arguments: argparse.Namespace) -> Any:
+    """What prints the lines of a command."""
+
     def quiet(line: str) -> None:
         del line
 
     def say(line: str) -> None:
         print(line, flush=True)
 
-    show = sys.stderr.isatty() and not arguments.quiet
-    path = experiment.run(load_config(*_sorted(arguments.words)), say=quiet if arguments.quiet else say, progress=show)
-    results = {name: flow["result"] for name, flow in record.open_run(path).summary["flows"].items()}
-    failed = [f"{name} ({result})" for name, result in results.items() if result != "successful"]
-    if failed:
-        print(f"chordflow: ended early: {', '.join(failed)}; what was reached is kept", file=sys.stderr)
-    return 1 if failed else 0
+    return quiet if arguments.quiet else say
+
+
+def _shows_bars(arguments: argparse.Namespace) -> bool:
+    return sys.stderr.isatty() and not arguments.quiet
 
 
 def _verify(arguments: argparse.Namespace) -> int:

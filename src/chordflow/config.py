@@ -23,6 +23,8 @@ CLOCKS: dict[str, Callable[[float], clocks.AbstractClock | None]] = {
 FLOWS = ("straight", "adapted", "standard", "interpolated", "power", "along")
 RUN_ONLY = ("data.stiff_samples", "data.max_test", "flows", "clock", "atol", "t1", "saves", "max_steps", "out")
 """Keys that mean nothing to ``chordflow verify``."""
+NOT_FOR_GRAM = (*(key for key in RUN_ONLY if key != "out"), "rtol")
+"""Keys that mean nothing to ``chordflow gram``."""
 _FLOW = re.compile(r"\s*(\w+)\s*(?:\(\s*([^()]*?)\s*\))?\s*")
 
 
@@ -74,7 +76,7 @@ class Config:
     clock
         ``s``, ``interpolation`` or ``log``: the variable in which descent flows are integrated and reported.
     rtol, atol
-        Tolerances of :func:`chordflow.evolve`.
+        Tolerances of :func:`chordflow.evolve`; None for an atol of 1e-2 rtol.
     t1
         End of the descent flows in the clock's variable; None for s = N (5 N for adapted).
     eps
@@ -95,7 +97,7 @@ class Config:
     flows: tuple[str, ...] = ("straight", "adapted", "standard", "interpolated(0.5)")
     clock: str = "s"
     rtol: float = 1e-7
-    atol: float = 1e-9
+    atol: float | None = None
     t1: float | None = None
     eps: float = 1e-6
     seed: int = 0
@@ -109,7 +111,7 @@ class Config:
         _known("clock", self.clock, CLOCKS)
         for key in ("rtol", "eps"):
             _require(key, getattr(self, key), 0 < getattr(self, key) < 1, "a number in (0, 1)")
-        _require("atol", self.atol, 0 < self.atol < math.inf, "a positive number")
+        _require("atol", self.atol, self.atol is None or 0 < self.atol < math.inf, "a positive number")
         _require("t1", self.t1, self.t1 is None or self.t1 > 0, "a positive number")
         for key, least in (("seed", 0), ("saves", 2), ("max_steps", 1)):
             _require(key, getattr(self, key), getattr(self, key) >= least, f"an integer of at least {least}")

@@ -1,6 +1,8 @@
-"""A progress bar for compiled runs: time, cost and time left, by tqdm."""
+"""Progress bars, by tqdm: for compiled runs with time, cost and time left; for loops in Python."""
 
 import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -47,3 +49,21 @@ def _show(key: Any, t: Any, cost: Any) -> None:
     if bar is not None:
         bar.set_postfix_str(f"cost={float(cost):.3e}", refresh=False)
         bar.update(max(float(t) - bar.n, 0.0))
+
+
+@contextmanager
+def counting(total: int, description: str, unit: str, *, show: bool) -> Iterator[Callable[[int], object]]:
+    """A bar for a loop in Python: yields what is told how many more are done, and shows nothing unless ``show``.
+
+    Examples
+    --------
+    >>> with counting(3, "pieces", "piece", show=False) as done:
+    ...     for _ in range(3):
+    ...         _ = done(1)
+    """
+    if not show:
+        yield lambda _: None
+        return
+    tqdm = load_extra("tqdm.auto", "progress bars").tqdm
+    with tqdm(total=total, desc=description, unit=unit, leave=False) as bar:
+        yield bar.update
