@@ -24,6 +24,7 @@ def test_the_default_is_the_main_job():
     assert config == Config()
     assert (config.data.name, config.data.samples, config.data.stiff_samples) == ("digits", 200, 100)
     assert config.flows == ("straight", "adapted", "standard", "interpolated(0.5)")
+    assert config.atol is None, "an absolute tolerance of its own would stay where rtol is lowered"
 
 
 @pytest.mark.parametrize(
