@@ -282,6 +282,23 @@ def test_the_version_is_the_same_everywhere():
     assert project["version"] in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+def test_the_changelog_has_every_public_name():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    missing = [name for name in chordflow.__all__ if not re.search(rf"`cf\.{name}\b", text)]
+    assert missing == [], "say in CHANGELOG.md what is new, as `cf.name`"
+
+
+def test_contributing_lists_what_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [row.split("|")[1] for row in text.splitlines() if row.startswith("| `")]
+    names = [name.rstrip("/") for row in rows for name in re.findall(r"`([a-z_]+/?)`", row)]
+    assert len(names) > 20
+    assert [name for name in names if not is_module(name)] == []
+    # From top to bottom, as LAYERS has them.
+    highest = [max(RANK[name.rstrip("/")] for name in re.findall(r"`([a-z_]+/?)`", row)) for row in rows]
+    assert highest == sorted(highest, reverse=True)
+
+
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="asks git which files are committed")
 def test_no_committed_file_names_a_machine():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
