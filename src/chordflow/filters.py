@@ -94,6 +94,12 @@ class Damped(AbstractFilter):
     non-zero for σ > 0, so equilibria of the pseudoinverse flow are kept. The default (ε = 1e-6, m = 2) is what this
     library calls "adapted".
 
+    Where a path loses rank and regains it, singular values pass through ε σ_max and S turns within that passage: smooth
+    for every ε > 0, but the steps that resolve it grow as ε falls. Measured on 1-3-1 tanh and 20 samples, where two
+    units steepen until they are steps between neighbouring samples and the effective dimension goes 10, 6, 9: 71, 407,
+    738, 1196, 2135 Dopri5 steps for ε = 1e-3 … 1e-7 at rtol 1e-6, the path converging with rtol; on a path along which
+    the rank stays, 56 to 143 for all of them.
+
     Parameters
     ----------
     eps
