@@ -10,6 +10,10 @@ EPILOG_RUN = """examples:
   chordflow run
   chordflow run data.samples=50 flows=straight,adapted rtol=1e-6
   chordflow run config.toml data.name=diabetes 'model.widths=[64, 64]' out=runs/diabetes
+  chordflow run model.name=mine:network loss=mine:huber 'flows=adapted,along(mine:path,10)'
+
+mine:network(input_shape, num_outputs, seed) -> (apply, params), mine:huber(x, y) -> scalar for one sample and
+mine:path(t, x0, y) -> outputs are functions of a module mine.py in this folder or on PYTHONPATH.
 
 keys: {keys}
 """
