@@ -1,10 +1,10 @@
 """What does a Gram matrix cost, against a dense Jacobian, against per-leaf contraction, and against its own plan?
 
-    OPENBLAS_NUM_THREADS=1 python benchmarks/gram.py [--smoke] [--out benchmarks/records/gram.json]
+    OPENBLAS_NUM_THREADS=1 python benchmarks/gram.py [--smoke] [--float32] [--out benchmarks/records/gram.json]
 
 Times are seconds after compilation; competitors run interleaved with the engine, and both medians and minima are
 recorded. The rate counts 2N²(d_in + Q²d_out) operations for each layer, without what symmetry saves, and is
-compared with a plain float64 product of two (NQ, NQ) matrices in the same run.
+compared with a plain product of two (NQ, NQ) matrices in the same run.
 """
 
 import argparse
@@ -24,77 +24,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from environment import describe
+from gram_models import cnn, cnn_params, dense_layers, mlp, normal, rnn, rnn_params, zoo
 
 import chordflow as cf
+from chordflow.kernel.trace import find_uses
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-# --- models ---------------------------------------------------------------------------------------------------
-
-
-def mlp(params, x):
-    for layer in params[:-1]:
-        x = jnp.tanh(x @ layer["w"] + layer["b"])
-    return x @ params[-1]["w"] + params[-1]["b"]
-
-
-def normal(*shape, seed=0):
-    scale = np.sqrt(np.prod(shape[:-1])) if len(shape) > 1 else 1.0
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape) / scale)
-
-
-def dense_layers(*sizes):
-    pairs = enumerate(itertools.pairwise(sizes))
-    return tuple({"w": normal(m, n, seed=i), "b": normal(n, seed=i)} for i, (m, n) in pairs)
-
-
-def cnn(params, x):
-    layout = ("NHWC", "HWIO", "NHWC")
-    for name in ("first", "second"):
-        z = jax.lax.conv_general_dilated(x[None], params[name], (2, 2), "SAME", dimension_numbers=layout)
-        x = jnp.tanh(z[0])
-    return x.reshape(-1) @ params["head"]
-
-
-def cnn_params(side, channels):
-    flat = (side // 4) ** 2 * 2 * channels
-    return {
-        "first": normal(3, 3, 1, channels),
-        "second": normal(3, 3, channels, 2 * channels),
-        "head": normal(flat, 10),
-    }
-
-
-def rnn(params, xs):
-    def step(h, x):
-        return jnp.tanh(params["hidden"] @ h + params["input"] @ x), None
-
-    return params["out"] @ jax.lax.scan(step, jnp.zeros(len(params["hidden"]), xs.dtype), xs)[0]
-
-
-def rnn_params(width):
-    return {"hidden": normal(width, width), "input": normal(width, 4), "out": normal(2, width)}
-
-
-def transformer(params, ids):
-    x = params["words"][ids]
-    for layer in params["layers"]:
-        q, k, v = (x @ layer[name] for name in "qkv")
-        x = x + jax.nn.softmax(q @ k.T, axis=-1) @ v
-        x = x + jnp.tanh(x @ layer["up"]) @ layer["down"]
-    return (x[-1] @ params["words"].T)[:4]
-
-
-def transformer_params(words, width):
-    layer = {name: normal(width, width, seed=i) for i, name in enumerate("qkv")}
-    layer |= {"up": normal(width, 2 * width), "down": normal(2 * width, width)}
-    return {"words": normal(words, width), "layers": [layer]}
-
-
-def laplacian(params, z):
-    return jnp.trace(jax.hessian(lambda z: mlp(params, z)[0])(z))[None]
-
+KINDS = {"full": cf.gram, "trace": cf.gram_trace}
+MANY_TILES = 100
+"""Unrolling more to count their operations takes minutes of compilation."""
 
 # --- competitors ----------------------------------------------------------------------------------------------
 
@@ -175,7 +113,7 @@ def speed(sizes, num, repeats, competitor_repeats):
 
 
 def against_rivals(name, fn, params, x, *, repeats):
-    """Any model against both Jacobians, with the plan and the compiler's own analysis."""
+    """Any model against both Jacobians."""
     compiled = jax.jit(functools.partial(cf.gram, fn))  # as its rivals are; a bare call adds 0.3 ms of checks
     runs = {
         "gram": lambda: compiled(params, x),
@@ -185,35 +123,93 @@ def against_rivals(name, fn, params, x, *, repeats):
     }
     times = seconds(runs, repeats)
     best = min(times["dense"]["median"], times["per_leaf"]["median"])
-    cost = jax.jit(functools.partial(cf.gram, fn)).lower(params, x).compile().cost_analysis()
-    plan, peak = cf.gram_plan(fn, params, x), peak_bytes(functools.partial(cf.gram, fn), params, x)
+    difference = np.asarray(compiled(params, x)).reshape(dense_gram(fn, params, x).shape) - dense_gram(fn, params, x)
     return {
         "model": name,
         "num_samples": len(x),
         "seconds": times,
         "relative_to_the_better": times["gram"]["median"] / best,
-        "plan": {"flops": plan.flops, "peak_bytes": plan.peak_bytes, "step": plan.step, "rules": plan.rules},
-        "compiler": {"peak_bytes": peak, "flops_with_loop_bodies_once": (cost or {}).get("flops")},
-        "peak_of_plan_over_compiler": plan.peak_bytes / peak,
+        "largest_relative_difference": float(np.max(np.abs(difference)) / np.max(np.abs(dense_gram(fn, params, x)))),
+        "rules": cf.gram_plan(fn, params, x).rules,
     }
 
 
-def zoo(smoke):
-    """Models other than MLPs."""
-    ids = jnp.asarray(np.random.default_rng(0).integers(0, 40, (8 if smoke else 40, 8)))
-    few = 8 if smoke else 60
-    return [
-        ("cnn", cnn, cnn_params(12, 8), normal(few, 12, 12, 1)),
-        ("rnn", rnn, rnn_params(48), normal(few, 12, 4)),
-        ("transformer", transformer, transformer_params(40, 24), ids),
-        ("laplacian", laplacian, dense_layers(2, 32, 32, 1), normal(5 * few, 2)),
-        ("small mlp", mlp, dense_layers(64, 64, 10), normal(few, 64)),
-    ]
+def planned(name, fn, params, x, kind):
+    """The plan against the compiler's own analysis, and memory against what has to be there."""
+    run, plan = functools.partial(KINDS[kind], fn), cf.gram_plan(fn, params, x, kind=kind)
+    start = time.perf_counter()
+    program = jax.jit(run).lower(params, x).compile()
+    compile_seconds = time.perf_counter() - start
+    memory = program.memory_analysis()
+    assert memory is not None
+    arguments = memory.argument_size_in_bytes
+    peak = arguments + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    inputs, cotangents, columns = seen(fn, params, x)
+    per_side = -(-len(x) // plan.step)
+    few = per_side * (per_side + 1) // 2 <= MANY_TILES
+    flops = unrolled_flops(run, params, x) if few else None
+    return {
+        "model": name,
+        "kind": kind,
+        "num_samples": len(x),
+        "compile_seconds": compile_seconds,
+        "plan": {"flops": plan.flops, "peak_bytes": plan.peak_bytes, "step": plan.step, "blocked": plan.blocked},
+        "compiler": {"flops": flops, "peak_bytes": peak},
+        "bytes": {
+            "arguments": arguments,
+            "result": plan.result_bytes,
+            "layer_inputs": inputs,
+            "cotangents": cotangents,
+            "columns": columns,
+        },
+        "flops_of_plan_over_compiler": plan.flops / flops if flops else None,
+        "peak_of_plan_over_compiler": plan.peak_bytes / peak,
+        # What is there anyway, parameters and samples, left out.
+        "peak_over_result_inputs_cotangents": (peak - arguments) / (plan.result_bytes + inputs + cotangents),
+        "peak_over_the_same_and_columns": (peak - arguments) / (plan.result_bytes + inputs + cotangents + columns),
+    }
+
+
+def plan_cases(big, smoke):
+    """(name, function, parameters, samples, kind) of the deep MLPs and of the other models."""
+    mlps = [*big, ((784, 256, 256, 10), 20 if smoke else 600)]
+    cases = [(sizes, num, kind) for sizes, num in mlps for kind in KINDS]
+    cases += [] if smoke else [((784, 256, 256, 10), 3000, "trace")]
+    named = [("-".join(map(str, s)), mlp, dense_layers(*s), normal(num, s[0]), kind) for s, num, kind in cases]
+    return named + [(*case, "full") for case in zoo(smoke)]
+
+
+def seen(fn, params, x):
+    """Bytes of all layers' inputs and cotangents, and of D for leaves that are contracted by columns."""
+    leaves, tree = jax.tree.flatten(params)
+    sample = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+    traced = find_uses(lambda leaves, sample: fn(jax.tree.unflatten(tree, leaves), sample), leaves, sample)
+    taps = [jnp.zeros(s.shape, s.dtype) for s in traced.structs]
+    _, records = jax.eval_shape(lambda leaves, sample: traced.run(leaves, sample, taps), leaves, sample)
+    q, size = traced.out.shape[0], traced.out.dtype.itemsize
+    inputs = sum(r.size * r.dtype.itemsize for r in records if r is not None)
+    plans = cf.gram_plan(fn, params, x).leaves
+    by_columns = sum(leaf.size for leaf, plan in zip(leaves, plans, strict=True) if "pairs" not in plan.rule)
+    cotangents = q * sum(s.size * s.dtype.itemsize for s in traced.structs)
+    return len(x) * inputs, len(x) * cotangents, len(x) * q * by_columns * size
+
+
+def unrolled_flops(run, params, x):
+    """The compiler's count of operations; it takes the body of a loop once, so that loops are unrolled."""
+    scan = jax.lax.scan
+    jax.lax.scan = lambda *args, **options: scan(*args, **{**options, "unroll": True})
+    jax.clear_caches()
+    try:
+        cost = jax.jit(run).lower(params, x).compile().cost_analysis()
+    finally:
+        jax.lax.scan = scan
+        jax.clear_caches()
+    return (cost or {}).get("flops")
 
 
 def crossover(smoke, repeats):
     """Engine over per-leaf contraction as positions grow: convolutions by image side, scans by length."""
-    sides, lengths = ((4, 8), (2, 8)) if smoke else ((4, 8, 16, 24), (2, 8, 32, 128))
+    sides, lengths = ((4,), (2,)) if smoke else ((4, 8, 16, 24), (2, 8, 32, 128))
     rows = [("convolution", side, cnn, cnn_params(side, 8), normal(20, side, side, 1)) for side in sides]
     rows += [("scan", length, rnn, rnn_params(48), normal(40, length, 4)) for length in lengths]
     out = []
@@ -232,7 +228,8 @@ def curves(smoke, repeats):
     rows = []
     for axis, width, num in places:
         params, x = dense_layers(10, width, width, width, 1), normal(num, 10)
-        runs = {"gram": functools.partial(cf.gram, mlp), "dense": functools.partial(dense_gram, mlp)}
+        calls = {"gram": cf.gram, "dense": dense_gram, "per_leaf": per_leaf_gram}
+        runs = {name: functools.partial(call, mlp) for name, call in calls.items()}
         times = seconds({name: functools.partial(run, params, x) for name, run in runs.items()}, repeats)
         peaks = {name: peak_bytes(run, params, x) for name, run in runs.items()}
         rows.append({"axis": axis, "width": width, "num_samples": num, "seconds": times, "peak_bytes": peaks})
@@ -271,18 +268,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--out", type=Path, help="where the JSON record goes (default: standard output)")
+    parser.add_argument("--float32", action="store_true", help="single precision throughout")
     args = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_enable_x64", not args.float32)
     repeats = 2 if args.smoke else 7
     big = [((10, 256, 256, 256, 256, 1), 1000), ((64, 256, 256, 256, 10), 300)]
     large = [("gram_trace", 3000), ("gram", 600)]
     if args.smoke:
         big, large = [((10, 16, 1), 20), ((8, 16, 4), 10)], [("gram", 10)]
-    result: dict[str, Any] = {"environment": describe() | {"load_at_start": os.getloadavg()[0], "dtype": "float64"}}
+    dtype = "float32" if args.float32 else "float64"
+    result: dict[str, Any] = {"environment": describe() | {"load_at_start": os.getloadavg()[0], "dtype": dtype}}
     sections = {
         "memory": lambda: [peak_memory(kind, num) for kind, num in large],
         "speed": lambda: [speed(sizes, num, repeats, 1) for sizes, num in big],
         "zoo": lambda: [against_rivals(*case, repeats=repeats) for case in zoo(args.smoke)],
+        "plan": lambda: [planned(*case) for case in plan_cases(big, args.smoke)],
         "crossover": lambda: crossover(args.smoke, min(repeats, 5)),
         "curves": lambda: curves(args.smoke, min(repeats, 5)),
     }

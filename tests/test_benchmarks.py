@@ -30,6 +30,23 @@ def test_flow_cost_records_compilation_right_hand_sides_and_steps(tmp_path, monk
     assert run["deviation"] < 1e-2
 
 
+@pytest.mark.slow
+def test_gram_records_speed_memory_and_its_plan(tmp_path, monkeypatch):
+    out = tmp_path / "gram.json"
+    monkeypatch.setattr(sys, "argv", ["gram.py", "--smoke", "--out", str(out)])
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    runpy.run_path(str(BENCHMARKS / "gram.py"), run_name="__main__")
+    record = json.loads(out.read_text())
+    assert {"memory", "speed", "zoo", "plan", "crossover", "curves"} <= set(record)
+    for row in (*record["speed"], *record["zoo"]):
+        assert row["largest_relative_difference"] < 1e-12
+    assert {row["kind"] for row in record["plan"]} == {"full", "trace"}
+    figure = tmp_path / "gram.png"
+    monkeypatch.setattr(sys, "argv", ["gram_plot.py", str(out), str(figure)])
+    runpy.run_path(str(BENCHMARKS / "gram_plot.py"), run_name="__main__")
+    assert figure.stat().st_size > 10_000
+
+
 def test_the_committed_record_was_made_on_a_clean_tree_and_names_no_folder():
     text = (BENCHMARKS / "records" / "flow_cost.json").read_text()
     record = json.loads(text)

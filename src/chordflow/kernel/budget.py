@@ -179,8 +179,7 @@ def _products(traced: Traced, group: Group) -> int:
     if group.rule == "columns" or not uses:
         return 0
     positions = sum(use.sizes[0] for use in uses)
-    alive = next((num for num in (positions**2, positions) if num <= UNROLLED), 1)
-    return alive * max(use.sizes[1] for use in uses) - 1
+    return next((num for num in (positions**2, positions) if num <= UNROLLED), 1) - 1
 
 
 def _leaf_uses(traced: Traced, group: Group) -> list[Any]:
