@@ -82,9 +82,6 @@ class Setting:
         )
         if config.loss == "cross_entropy" and dataset.task != "classification":
             raise ConfigError(f"loss = cross_entropy: data.name = {d.name} is a {dataset.task} task, needs classes")
-        N = len(dataset.targets)
-        if d.stiff_samples is not None and d.stiff_samples > N:
-            raise ConfigError(f"data.stiff_samples = {d.stiff_samples}: expected at most the {N} samples there are")
         network = dict(config.model)
         name = network.pop("name", "mlp")
         model = models.build(name, dataset.input_shape, dataset.num_outputs, seed=config.seed, **network)
@@ -115,8 +112,10 @@ class Setting:
         config, flow = self.config, parse_flow(name).flow(self.config.eps)
         blend = flow.filter.blend()
         stiff = blend is None or float(blend.transpose) > 0
-        N = len(self.dataset.targets)
-        N = config.data.stiff_samples or N if stiff else N
+        N, few = len(self.dataset.targets), config.data.stiff_samples
+        if few is not None and few > N:
+            raise ConfigError(f"data.stiff_samples = {few}: expected at most the {N} samples there are")
+        N = few or N if stiff else N
         problem = self.problem(N)
         if not flow.velocity.is_autonomous:
             return Plan(name, flow, problem, None, 1.0)
