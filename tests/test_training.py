@@ -134,6 +134,24 @@ def test_how_a_fit_ends(options, result):
     assert cf.fit(CURVE, START, **options).result_name == result
 
 
+@pytest.mark.parametrize("fraction", [0.1, 0.05])
+def test_a_fraction_of_the_way_samples_the_straight_line(fraction):
+    problem, params = tanh_problem()
+    start, y = problem.outputs(params), problem.targets
+    seen = []
+    _, unravel = problem.ravel(params)
+    cf.fit(problem, params, fraction=fraction, max_steps=4, callback=lambda s: seen.append(s.theta))
+    for k, theta in enumerate(seen, start=1):
+        left = (1 - fraction) ** k
+        np.testing.assert_allclose(problem.outputs(unravel(theta)), y + left * (start - y), atol=1e-3)
+
+
+def test_the_callback_can_stop():
+    fit = cf.fit(CURVE, START, callback=lambda state: int(state.num_steps) == 2)
+    assert fit.result_name == "stopped"
+    assert int(fit.state.num_steps) == 2
+
+
 METHODS = {"SVD": SVD(), "Cholesky": Cholesky(), "Iterative": Iterative(rank=4)}
 
 
@@ -194,6 +212,7 @@ def test_a_domain_left_is_rejected_and_the_last_good_parameters_are_kept():
         ({"corrections": -1}, "corrections must be an integer of at least 0"),
         ({"reuses": -1}, "reuses must be an integer of at least 0"),
         ({"gradient_tol": -1.0}, "gradient_tol must be in"),
+        ({"fraction": 0.0}, "fraction must be in"),
         ({"goal": jnp.zeros((3, 1))}, "goal must be like the outputs"),
         ({"target": 0.0}, "target must be positive or None"),
         ({"time_limit": -1.0}, "time_limit must be positive"),

@@ -1,5 +1,8 @@
 """Chordflow: train networks so that their outputs travel a known path, a straight line to the labels."""
 
+import importlib
+from typing import Any
+
 from chordflow import (
     clocks,
     data,
@@ -63,6 +66,7 @@ __all__ = [
     "open_run",
     "optim",
     "physics",
+    "sklearn",
     "solve",
     "standard",
     "straight",
@@ -72,3 +76,10 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """``cf.sklearn`` loads scikit-learn when it is first used."""
+    if name == "sklearn":
+        return importlib.import_module("chordflow.sklearn")
+    raise AttributeError(f"module 'chordflow' has no attribute {name!r}")

@@ -55,7 +55,7 @@ class AdaptiveDamping(eqx.Module):
 class AdaptedState(NamedTuple):
     """State of :func:`adapted`: steps taken, the last increment φ, and the damping in units of Σσ²."""
 
-    count: Array
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]  # optax's name for it
     momentum: PyTree
     damping: Scalar
 
@@ -207,8 +207,8 @@ class _Rule(NamedTuple):
 
     def step(self, problem: Problem, state: AdaptedState, params: PyTree) -> tuple[PyTree, AdaptedState]:
         """Updates to add to the parameters, and the next state."""
-        aim = Aim(problem, params, None, None)
         theta, unravel = problem.ravel(params)
+        aim = Aim(problem, params, None, None, jnp.ones((), theta.dtype), aims_part=False)
         last = problem.ravel(eqx.combine(state.momentum, params))[0]
         x = aim.outputs(theta)
         A = aim.jacobian(x, theta)

@@ -27,19 +27,13 @@ class Limits(eqx.Module):
 
 
 @eqx.filter_jit
-def cost_of(aim: Aim, theta: Array) -> Scalar:
-    """C(x(θ)) + ½α|θ|²."""
-    return aim.cost(aim.outputs(theta), theta)
-
-
-@eqx.filter_jit
 def advance(aim: Aim, rule: Rule, state: FitState, limits: Limits) -> tuple[FitState, FIT_RESULTS, Array]:
     """One step: new state, result code (running if it goes on), history row without seconds."""
     key, cost = state.key, state.cost
     if aim.problem.is_drawn:
         key, drawn = jax.random.split(key)
-        aim = aim.redrawn(drawn)
-        cost = aim.cost(aim.outputs(state.theta), state.theta)
+        # The last cost was that of other samples.
+        aim, cost = aim.redrawn(drawn), jnp.full_like(cost, jnp.inf)
     left = limits.max_steps - state.num_steps
     taken = step(aim, rule, state.theta, cost, state.lam, max_tries=left, gradient_tol=limits.gradient)
     columns = (
@@ -51,7 +45,7 @@ def advance(aim: Aim, rule: Rule, state: FitState, limits: Limits) -> tuple[FitS
         taken.tries,
         taken.accepted,
     )
-    row = jnp.stack([jnp.asarray(column, cost.dtype) for column in columns])
+    row = jnp.stack([jnp.asarray(column, state.theta.dtype) for column in columns])
     next_state = FitState(taken.theta, taken.cost, taken.lam, state.num_steps + taken.tries, key)
     return next_state, _judge(aim, taken, limits), row
 
@@ -77,10 +71,12 @@ def run_on_host(
         row = np.asarray(row)  # waits for the step
         seconds = time.perf_counter() - start
         rows.append(np.append(row, seconds))
-        if callback is not None:
-            callback(state)
-        if time_limit is not None and seconds > time_limit and bool(result == FIT_RESULTS.running):
-            result = FIT_RESULTS.time_limit
+        stop = callback is not None and callback(state) is True
+        if bool(result == FIT_RESULTS.running):
+            if stop:
+                result = FIT_RESULTS.stopped
+            elif time_limit is not None and seconds > time_limit:
+                result = FIT_RESULTS.time_limit
     if bool(result == FIT_RESULTS.running):
         result = FIT_RESULTS.step_limit
     return state, result, jnp.asarray(np.array(rows).reshape(-1, 8), state.theta.dtype)

@@ -21,8 +21,10 @@ class Point(NamedTuple):
 class Candidate(NamedTuple):
     """Where a candidate ends and what its linear model promised."""
 
-    cost: Scalar
     theta: Theta
+    cost: Scalar
+    merit: Scalar
+    """What candidates are compared by: the cost, or the distance to the waypoint where a step aims part of the way."""
     v: Theta
     """The damped step before anything of higher order."""
     wanted: Flat
@@ -42,35 +44,33 @@ def follow(
     """The step of one factor from ``start``, or from the factor's own point if that is None.
 
     v solves the damped model; a = −A⁺R x''[v,v] bends it; then chord corrections θ ← θ − A⁺(R(x(θ) − x) − A v) with the
-    same factor pull the outputs back to the straight line. The plain damped step replaces a corrected one that costs
-    more. From another point than its own the factor is a stale one: no second derivative would belong to it.
+    same factor pull the outputs back to the straight line. The plain damped step replaces a corrected one that ends
+    worse. From another point than its own the factor is a stale one: no second derivative would belong to it.
     """
     theta, x = (point.theta, point.x) if start is None else (start, aim.outputs(start))
     v = _aimed(aim, factor, x, theta)
-    plain = theta + v
-    plain_cost = aim.cost(aim.outputs(plain), plain)
+    plain = _ended(aim, theta + v)
     if start is None and order == 2:
         wanted, bend = _derivatives(aim, point, v)
-        bent = plain - 0.5 * factor.damped(bend, 1)
+        bent = theta + v - 0.5 * factor.damped(bend, 1)
     else:
-        wanted, bent = factor.push(v), plain
+        wanted, bent = factor.push(v), theta + v
     if order < 2 and corrections == 0:
-        return _finite(plain_cost, plain, v, wanted)
+        return Candidate(*plain, v, wanted)
 
     def correct(_: Any, bent: Theta) -> Theta:
         moved = point.A.to_metric(aim.outputs(bent) - x)
         return bent - factor.damped(moved - wanted, 1)
 
-    bent = jax.lax.fori_loop(0, corrections, correct, bent)
-    bent_cost = aim.cost(aim.outputs(bent), bent)
-    better = bent_cost <= plain_cost
-    return _finite(jnp.where(better, bent_cost, plain_cost), jnp.where(better, bent, plain), v, wanted)
+    followed = _ended(aim, jax.lax.fori_loop(0, corrections, correct, bent))
+    theta, cost, merit = (jnp.where(followed[2] <= plain[2], a, b) for a, b in zip(followed, plain, strict=True))
+    return Candidate(theta, cost, merit, v, wanted)
 
 
 def _aimed(aim: Aim, factor: AbstractFactor, x: Flat, theta: Theta) -> Theta:
     """(AᵀA + λ + αN)⁻¹ of the force; from the residual where there is one, which is exact at small σ."""
     if not aim.is_least_squares:
-        return factor.shifted(aim.force(x, theta))
+        return aim.fraction * factor.shifted(aim.force(x, theta))
     v = factor.damped(aim.residual(x), 1)
     return v if aim.alpha is None else v - factor.shifted(aim.ridge * theta)
 
@@ -86,7 +86,9 @@ def _derivatives(aim: Aim, point: Point, v: Theta) -> tuple[Flat, Flat]:
     return point.A.to_metric(dx), point.A.to_metric(ddx)
 
 
-def _finite(cost: Scalar, theta: Theta, v: Theta, wanted: Flat) -> Candidate:
-    """A candidate that left the domain of the model costs infinitely much."""
-    finite = jnp.isfinite(cost) & jnp.all(jnp.isfinite(theta))
-    return Candidate(jnp.where(finite, cost, jnp.inf), theta, v, wanted)
+def _ended(aim: Aim, theta: Theta) -> tuple[Theta, Scalar, Scalar]:
+    """(θ, cost, merit); a candidate that left the domain of the model costs infinitely much."""
+    x = aim.outputs(theta)
+    cost, merit = aim.cost(x, theta), aim.merit(x, theta)
+    finite = jnp.isfinite(cost) & jnp.isfinite(merit) & jnp.all(jnp.isfinite(theta))
+    return theta, jnp.where(finite, cost, jnp.inf), jnp.where(finite, merit, jnp.inf)

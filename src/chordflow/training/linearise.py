@@ -33,12 +33,25 @@ class Aim(eqx.Module):
         Flat outputs (n,) to aim at in the metric of squared error, or None for the loss's own Gauss–Newton direction.
     alpha
         α of the penalty ½α|θ|², None for no penalty.
+    fraction
+        f in (0, 1]: a step aims at x + f (target − x); without a residual its direction is multiplied by f.
+    aims_part
+        Whether f < 1.
     """
 
     problem: Problem
     params: Any
     goal: Flat | None
     alpha: Scalar | None
+    fraction: Scalar
+    aims_part: bool = eqx.field(static=True)
+
+    def toward_waypoint(self, x: Flat) -> "Aim":
+        """The aim of one step from x: the same, or with x + f (goal − x) as its goal."""
+        if not (self.aims_part and self.is_least_squares):
+            return self
+        waypoint = x + self.fraction * (self._goal - x)
+        return Aim(self.problem, self.params, waypoint, self.alpha, self.fraction, self.aims_part)
 
     def redrawn(self, key: Array) -> "Aim":
         """The same on newly drawn samples."""
@@ -56,6 +69,16 @@ class Aim(eqx.Module):
         """C(x) + ½α|θ|²."""
         cost = self.problem.cost_at(self.problem.unflatten(x))
         return cost if self.alpha is None else cost + 0.5 * self.alpha * jnp.sum(theta**2)
+
+    def merit(self, x: Flat, theta: Theta) -> Scalar:
+        """What candidates of a step are compared by: the cost; ½|W^½(x − goal)|²/N for a step to a waypoint.
+
+        By the cost a candidate that overshoots the waypoint would be the better one, and the path be lost.
+        """
+        if not (self.aims_part and self.is_least_squares):
+            return self.cost(x, theta)
+        distance = 0.5 * jnp.sum(self.residual(x) ** 2) / self.problem.num_samples
+        return distance if self.alpha is None else distance + 0.5 * self.alpha * jnp.sum(theta**2)
 
     @property
     def ridge(self) -> Scalar:
@@ -77,8 +100,11 @@ class Aim(eqx.Module):
 
     def residual(self, x: Flat) -> Flat:
         """W^½(goal − x)."""
-        goal = self.problem.flatten(self.problem.targets) if self.goal is None else self.goal
-        return jnp.sqrt(self.problem.inner_product) * (goal - x)
+        return jnp.sqrt(self.problem.inner_product) * (self._goal - x)
+
+    @property
+    def _goal(self) -> Flat:
+        return self.problem.flatten(self.problem.targets) if self.goal is None else self.goal
 
     def force(self, x: Flat, theta: Theta) -> Theta:
         """b − αNθ, the right-hand side of the model: −N ∇_θ(C + ½α|θ|²) unless there is a goal. One product with Dᵀ."""

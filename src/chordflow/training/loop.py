@@ -11,10 +11,10 @@ from chordflow.bounds import require_within
 from chordflow.memory import available_memory
 from chordflow.problem import Problem, is_concrete
 from chordflow.solve import SVD, AbstractMethod, Cholesky, Iterative
-from chordflow.training.drive import Callback, Limits, cost_of, run_on_host, run_traced
+from chordflow.training.drive import Callback, Limits, run_on_host, run_traced
 from chordflow.training.linearise import Aim
 from chordflow.training.outcomes import Fit, FitState, History
-from chordflow.training.step import Rule, initial_damping
+from chordflow.training.step import Rule
 
 SPECTRAL_WORK = 2e8
 """min(n,K)² max(n,K) up to which a singular value decomposition takes a tenth of a second or less."""
@@ -32,6 +32,7 @@ def fit(
     time_limit: float | None = None,
     alpha: float = 0.0,
     goal: Any = None,
+    fraction: float = 1.0,
     linear_solver: AbstractMethod | None = None,
     corrections: int = 3,
     reuses: int = 2,
@@ -64,6 +65,10 @@ def fit(
     goal
         Outputs-like: aim there in the metric of squared error instead of along the loss's Gauss–Newton direction, for
         instance ``problem.equilibrium(problem.outputs(params))``. The cost still decides what is accepted.
+    fraction
+        f in (0, 1]: each step aims only this part of the way, x + f (target − x). After k steps that were followed
+        well, with reuses=0 or not, 1 − t = (1 − f)ᵏ of the straight line is left: small f samples it, for early
+        stopping. Losses without a residual (cross-entropy) have steps f times as long instead.
     linear_solver
         ``cf.solve.SVD()``: 13 dampings by true cost from one spectrum; sees σ down to machine epsilon.
         ``cf.solve.Cholesky()``: the smaller of AAᵀ (by the Gram engine) and AᵀA, one damping led by the gain ratio.
@@ -78,7 +83,7 @@ def fit(
     state
         ``fit.state`` of an earlier fit: goes on exactly where it stopped.
     callback
-        Called with the :class:`FitState` after each step; an exception ends the fit. Not under jit.
+        Called with the :class:`FitState` after each step; returning True ends the fit. Not under jit.
 
     Returns
     -------
@@ -111,6 +116,7 @@ def fit(
             raise ValueError(f"fit: {name} must be positive or None, got {value!r}")
     require_within("fit", "alpha", alpha, 0.0)
     require_within("fit", "gradient_tol", gradient_tol, 0.0)
+    require_within("fit", "fraction", fraction, 0.0, 1.0, open_left=True)
     if not isinstance(problem, Problem):
         raise ValueError(f"fit: the first argument must be a cf.Problem, got {type(problem).__name__}")
     theta, _ = problem.ravel(params)
@@ -123,14 +129,17 @@ def fit(
     if concrete:
         problem.check(params)
     penalty = None if isinstance(alpha, (int, float)) and alpha == 0 else jnp.asarray(alpha, theta.dtype)
-    aim = Aim(problem, params, None if goal is None else _flat_goal(problem, goal), penalty)
+    flat_goal = None if goal is None else _flat_goal(problem, goal)
+    aims_part = not (isinstance(fraction, (int, float)) and fraction == 1)
+    aim = Aim(problem, params, flat_goal, penalty, jnp.asarray(fraction, theta.dtype), aims_part)
     method = _method(problem, theta.size) if linear_solver is None else linear_solver
     if not isinstance(method, AbstractMethod):
         raise ValueError(f"fit: linear_solver must be of cf.solve, such as cf.solve.SVD(), got {linear_solver!r}")
     rule = Rule(method, _order(aim, theta), corrections, reuses)
     if state is None:
         key = jax.random.key(0) if key is None else key
-        state = FitState(theta, cost_of(aim, theta), initial_damping(aim, rule, theta), jnp.zeros((), int), key)
+        cost, lam = jnp.asarray(jnp.inf, theta.dtype), jnp.asarray(jnp.nan, theta.dtype)
+        state = FitState(theta, cost, lam, jnp.zeros((), int), key)
     limits = Limits(
         jnp.asarray(-jnp.inf if target is None else target, theta.dtype),
         jnp.asarray(gradient_tol, theta.dtype),

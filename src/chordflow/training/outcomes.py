@@ -17,6 +17,7 @@ class FIT_RESULTS(eqx.Enumeration):  # noqa: N801
     )
     step_limit = "max_steps was reached."
     time_limit = "time_limit was reached."
+    stopped = "The callback returned True."
     not_finite = "The cost or its derivatives are not finite at the last good parameters."
     running = "The fit has not ended."
 
@@ -56,7 +57,21 @@ class History(eqx.Module):
 
 
 class FitState(eqx.Module):
-    """Everything the next step depends on: a fit restarted from it goes on exactly."""
+    """Everything the next step depends on: a fit restarted from it goes on exactly.
+
+    Attributes
+    ----------
+    theta
+        Trainable parameters (K,), in ravel order.
+    cost
+        C with the penalty there, on the samples of the last step; infinite before the first.
+    lam
+        λ that the next step begins with, NaN before the first.
+    num_steps
+        Steps so far, rejected ones counted.
+    key
+        For drawn samples.
+    """
 
     theta: Float[Array, " K"]
     cost: Float[Array, ""]

@@ -70,12 +70,17 @@ def step(
 ) -> Step:
     """Try dampings from λ on until one lowers the cost, at most ``max_tries`` times, from one decomposition.
 
-    Nothing is tried where the gradient is already within its tolerance.
+    Nothing is tried where the gradient is already within its tolerance. λ = NaN is a first step: 10⁻² σ_max². ``cost``
+    is that of θ as the last step left it, infinite if there was none: its rounding is not to be undercut.
     """
     point = linearise(aim, rule.method, theta)
+    cost = jnp.minimum(cost, aim.cost(point.x, theta))
+    lam = jnp.where(jnp.isnan(lam), 1e-2 * point.decomposition.scale, lam)
     force = aim.force(point.x, theta)
     gradient_norm = jnp.linalg.norm(force) / aim.problem.num_samples
-    nothing = Candidate(cost, theta, jnp.zeros_like(theta), jnp.zeros_like(point.x))
+    aim = aim.toward_waypoint(point.x)
+    merit = aim.merit(point.x, theta)
+    nothing = Candidate(theta, cost, merit, jnp.zeros_like(theta), jnp.zeros_like(point.x))
     tried = _Tried(lam, nothing, nothing, jnp.zeros_like(lam))
 
     def unfinished(carry: Any) -> Array:
@@ -91,7 +96,7 @@ def step(
 
     lam, tries, tried = jax.lax.while_loop(unfinished, body, (lam, jnp.zeros_like(max_tries), tried))
     accepted = tried.best.cost < cost
-    gain = (cost - tried.first.cost) / _predicted(aim, force, tried.first, tried.lam)
+    gain = (merit - tried.first.merit) / _predicted(aim, aim.force(point.x, theta), tried.first, tried.lam)
     return Step(
         theta=jnp.where(accepted, tried.best.theta, theta),
         cost=jnp.where(accepted, tried.best.cost, cost),
@@ -119,10 +124,13 @@ class _Tried(NamedTuple):
 def _try_one(aim: Aim, rule: Rule, point: Point, lam: Scalar) -> _Tried:
     """One damping, one factor."""
     factor = point.decomposition.at(lam + aim.ridge)
-    first = best = follow(aim, point, factor, None, order=rule.order, corrections=rule.corrections)
-    for _ in range(rule.reuses):
+    first = follow(aim, point, factor, None, order=rule.order, corrections=rule.corrections)
+
+    def reuse(_: Any, best: Candidate) -> Candidate:
         again = follow(aim, point, factor, best.theta, order=rule.order, corrections=rule.corrections)
-        best = _cheaper(again, best)
+        return _cheaper(again, best)
+
+    best = jax.lax.fori_loop(0, rule.reuses, reuse, first)
     return _Tried(lam, first, best, factor.dimension_estimate())
 
 
@@ -138,24 +146,30 @@ def _try_many(aim: Aim, rule: Rule, point: Point, lam: Scalar) -> _Tried:
 
         lams = jnp.clip(lam * 10.0 ** (jnp.arange(-6, 7, dtype=lam.dtype) / 2), low * scale, 1e2 * scale)
         candidates = jax.vmap(one)(lams)
-        least = jnp.argmin(candidates.cost)
+        least = jnp.argmin(candidates.merit)
         return lams[least], jax.tree.map(lambda leaf: leaf[least], candidates)
 
     chosen, first = search(lam, None)
-    best, around = first, chosen
-    for _ in range(rule.reuses):
-        around, again = search(around, best.theta)
-        best = _cheaper(again, best)
+
+    def reuse(_: Any, carry: tuple[Scalar, Candidate]) -> tuple[Scalar, Candidate]:
+        around, again = search(carry[0], carry[1].theta)
+        return around, _cheaper(again, carry[1])
+
+    _, best = jax.lax.fori_loop(0, rule.reuses, reuse, (chosen, first))
     return _Tried(chosen, first, best, point.decomposition.at(chosen + aim.ridge).dimension_estimate())
 
 
 def _cheaper(a: Candidate, b: Candidate) -> Candidate:
-    return jax.tree.map(lambda a_leaf, b_leaf: jnp.where(a.cost < b.cost, a_leaf, b_leaf), a, b)
+    return jax.tree.map(lambda a_leaf, b_leaf: jnp.where(a.merit < b.merit, a_leaf, b_leaf), a, b)
 
 
 def _predicted(aim: Aim, force: Theta, candidate: Candidate, lam: Scalar) -> Scalar:
-    """Decrease of the model along v: (½ bᵀv + ½ λ|v|²)/N, because (AᵀA + αN + λ) v = b."""
-    return 0.5 * (force @ candidate.v + lam * candidate.v @ candidate.v) / aim.problem.num_samples
+    """Decrease bᵀv − ½ vᵀHv of the model with H = AᵀA + αN, over N.
+
+    (H + λ) v = f b, so that it is (1 − f/2) bᵀv + ½ λ|v|²; f = 1 where b comes from a residual.
+    """
+    v, f = candidate.v, 1.0 if aim.is_least_squares else aim.fraction
+    return ((1 - 0.5 * f) * (force @ v) + 0.5 * lam * v @ v) / aim.problem.num_samples
 
 
 def _led(lam: Scalar, gain: Scalar, tries: Array) -> Scalar:
@@ -174,11 +188,5 @@ def _held_back(aim: Aim, point: Point, force: Theta, candidate: Candidate, lam: 
         r = aim.residual(point.x)
         part, whole = jnp.linalg.norm(r - candidate.wanted), jnp.linalg.norm(r)
     else:
-        part, whole = lam * jnp.linalg.norm(candidate.v), jnp.linalg.norm(force)
+        part, whole = lam * jnp.linalg.norm(candidate.v), aim.fraction * jnp.linalg.norm(force)
     return part / jnp.where(whole > 0, whole, 1)
-
-
-@eqx.filter_jit
-def initial_damping(aim: Aim, rule: Rule, theta: Theta) -> Scalar:
-    """λ₀ = 10⁻² σ_max²."""
-    return 1e-2 * linearise(aim, rule.method, theta).decomposition.scale

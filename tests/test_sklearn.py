@@ -1,0 +1,135 @@
+"""The estimators: scikit-learn's own checks, and laws of their own."""
+
+import pickle
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+import chordflow as cf
+from chordflow.sklearn import ChordClassifier, ChordRegressor, _padded_size
+
+ESTIMATORS = [ChordRegressor((6,), random_state=0), ChordClassifier((6,), random_state=0)]
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def all_checks():
+    for estimator in ESTIMATORS:
+        yield from estimator_checks_generator(estimator)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@pytest.mark.parametrize(
+    ("estimator", "check"),
+    list(all_checks()),
+    ids=lambda v: getattr(getattr(v, "func", v), "__name__", type(v).__name__),
+)
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
+
+
+def test_early_stopping_keeps_the_best_point_of_the_path():
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (60, 1))
+    y = np.sin(4 * X[:, 0]) + 0.4 * rng.normal(size=60)
+    stopped = ChordRegressor((20,), alpha=0, random_state=1, early_stopping=True, validation_fraction=0.3).fit(X, y)
+    losses = stopped.validation_losses_
+    assert losses is not None
+    assert np.argmin(losses) < len(losses) - 1, "the path was followed past its best point"
+    assert np.all(np.diff(stopped.loss_curve_) <= 0)
+    full = ChordRegressor((20,), alpha=0, random_state=1).fit(X, y)
+    grid = np.linspace(-1, 1, 200)[:, None]
+    errors = [np.mean((model.predict(grid) - np.sin(4 * grid[:, 0])) ** 2) for model in (stopped, full)]
+    assert errors[0] < errors[1], "t is a regulariser"
+
+
+def test_alpha_is_scikit_learns_and_zero_hidden_bias_aside_the_minimum_is_ridge():
+    X, y = load_diabetes(return_X_y=True)
+    X, y = StandardScaler().fit_transform(X)[:40, :3], y[:40]
+    y = y - y.mean()
+    model = ChordRegressor((4,), activation="identity", alpha=1.0, tol=0, max_iter=200, random_state=0).fit(X, y)
+    theta = np.concatenate([part.ravel() for part in (*model.coefs_, *model.intercepts_)])
+    objective = 0.5 * np.mean((model.predict(X) - y) ** 2) + 0.5 * 1.0 / 40 * np.sum(theta**2)
+    assert model.loss_ == pytest.approx(objective, rel=1e-9)
+
+
+def test_pipelines_cross_validation_grid_search_and_pickles():
+    X, y = load_iris(return_X_y=True)
+    model = make_pipeline(StandardScaler(), ChordClassifier((5,), alpha=1.0, random_state=0))
+    assert np.mean(cross_val_score(model, X, y, cv=3)) > 0.9
+    search = GridSearchCV(model, {"chordclassifier__alpha": [0.1, 10.0]}, cv=2).fit(X, y)
+    again = pickle.loads(pickle.dumps(search.best_estimator_))
+    assert np.array_equal(again.predict_proba(X), search.best_estimator_.predict_proba(X))
+    np.testing.assert_allclose(np.exp(again.predict_log_proba(X)), again.predict_proba(X), atol=1e-14)
+
+
+def test_it_works_in_float64_whatever_the_flags_and_changes_none():
+    X = np.linspace(-1, 1, 20)[:, None]
+    y = np.sin(3 * X[:, 0])
+    with jax.enable_x64(False):
+        model = ChordRegressor((6,), alpha=0, random_state=0).fit(X, y)
+        assert model.coefs_[0].dtype == np.float64
+        assert model.predict(X).dtype == np.float64
+        assert not jax.config.jax_enable_x64
+    assert model.loss_ < 1e-5
+
+
+def test_warm_start_goes_on_and_another_shape_is_refused():
+    X = np.linspace(-1, 1, 20)[:, None]
+    y = np.sin(3 * X[:, 0])
+    model = ChordRegressor((6,), alpha=0, random_state=0, max_iter=3, warm_start=True, tol=0).fit(X, y)
+    first = model.loss_
+    assert model.fit(X, y).loss_ < first
+    with pytest.raises(ValueError, match="warm_start: the fitted network has shapes"):
+        model.fit(np.hstack([X, X]), y)
+
+
+def test_few_sizes_and_no_recompilation():
+    sizes = {_padded_size(n) for n in range(1, 1000)}
+    assert len(sizes) < 40
+    assert all(n <= _padded_size(n) <= max(8, 1.25 * n + 2) for n in range(1, 5000))
+    X = np.linspace(-1, 1, 40)[:, None]
+    ChordRegressor((6,), random_state=0).fit(X[:38], X[:38, 0])
+    with jax.log_compiles(), warnings.catch_warnings():
+        compiled = []
+        import logging
+
+        handler = logging.Handler()
+        handler.emit = lambda record: compiled.append(record.getMessage())
+        logging.getLogger("jax").addHandler(handler)
+        ChordRegressor((6,), random_state=1).fit(X[:36], X[:36, 0])
+        logging.getLogger("jax").removeHandler(handler)
+    assert not [line for line in compiled if "advance" in line]
+
+
+def test_reaching_max_iter_is_said():
+    X = np.linspace(-1, 1, 20)[:, None]
+    with pytest.warns(ConvergenceWarning, match="max_iter = 1 steps"):
+        ChordRegressor((6,), max_iter=1, random_state=0).fit(X, np.sin(3 * X[:, 0]))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes must be positive integers"),
+        ({"activation": "tanhh"}, "did you mean tanh"),
+        ({"alpha": -1}, "alpha must be in"),
+        ({"fraction": 1.5}, "fraction must be in"),
+        ({"validation_fraction": 1.0}, "validation_fraction must be in"),
+        ({"max_iter": 0}, "max_iter must be in"),
+    ],
+)
+def test_a_mistake_is_one_line(options, text):
+    with pytest.raises(ValueError, match=text):
+        cf.sklearn.ChordRegressor(**options).fit(np.zeros((4, 1)), np.zeros(4))
+
+
+def test_partial_fit_is_not_offered():
+    assert not hasattr(ChordRegressor(), "partial_fit")
