@@ -1,5 +1,7 @@
 """What the Gram engine promises beside its numbers: fallbacks, dtypes, compilation, memory, errors, several terms."""
 
+from pathlib import Path
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -236,3 +238,8 @@ def test_rows_put_together_are_the_matrix():
     assert_close(jnp.concatenate(list(pieces.values())), dense_gram(mlp, params, x))
     (whole,) = [piece for _, piece in cf.gram_rows(mlp, params, x)]
     assert_close(whole, dense_gram(mlp, params, x))
+
+
+def test_one_file_reads_jaxprs():
+    files = Path(cf.__file__).parent.rglob("*.py")
+    assert [path.name for path in files if "jaxpr" in path.read_text(encoding="utf-8")] == ["trace.py"]

@@ -5,6 +5,8 @@ with numbers that do not depend on q and r run over long rows.
 """
 
 from collections.abc import Callable
+from functools import reduce
+from operator import add
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +24,12 @@ def full_tile(rows: Factors, cols: Factors, dtype: DTypeLike) -> Array | None:
     """G[n, q, m, r] of two sets of samples; None where no leaf serves both."""
     terms = [_product(left, right, dtype) for left, right in zip(rows.columns, cols.columns, strict=True)]
     pairs = [
-        _added(_crossed_full if part.swapped != other.swapped else _aligned, part, other, dtype)
+        _over_positions(_crossed_full if part.swapped != other.swapped else _aligned, part, other, dtype)
         for part, other in _pairs(rows, cols)
     ]
     if pairs:
-        terms.append(_sum(pairs).transpose(1, 0, 3, 2))
-    return _sum(terms) if terms else None
+        terms.append(reduce(add, pairs).transpose(1, 0, 3, 2))
+    return reduce(add, terms) if terms else None
 
 
 def trace_tile(rows: Factors, cols: Factors, dtype: DTypeLike) -> Array | None:
@@ -38,24 +40,23 @@ def trace_tile(rows: Factors, cols: Factors, dtype: DTypeLike) -> Array | None:
     ]
     for part, other in _pairs(rows, cols):
         if part.swapped == other.swapped:
-            terms.append(_added(_aligned, _joined(part), _joined(other), dtype)[0, :, 0])
+            terms.append(_over_positions(_aligned, _joined(part), _joined(other), dtype)[0, :, 0])
         else:
-            terms.append(_added(_crossed_trace, part, other, dtype))
-    return _sum(terms) if terms else None
+            terms.append(_over_positions(_crossed_trace, part, other, dtype))
+    return reduce(add, terms) if terms else None
 
 
-def _sum(terms: list[Array]) -> Array:
-    return sum(terms[1:], terms[0])
+Contraction = Callable[[Part, Part, DTypeLike], Array]
 
 
-def _added(rule: Callable[[Part, Part, DTypeLike], Array], part: Part, other: Part, dtype: DTypeLike) -> Array:
-    """Σ over a and x of ``rule``, which adds up few pairs of positions itself: its tiles are all alive at once."""
+def _over_positions(rule: Contraction, part: Part, other: Part, dtype: DTypeLike) -> Array:
+    """``rule`` summed over all pairs of positions; it adds up few of them itself, but keeps a tile for each."""
     num_a, num_x = part.h.shape[2], other.h.shape[2]
     if num_a * num_x <= UNROLLED:
         return rule(part, other, dtype)
 
     def term(i: Array) -> Array:
-        return _added(rule, _at(part, i), other, dtype) if num_a > 1 else rule(part, _at(other, i), dtype)
+        return _over_positions(rule, _at(part, i), other, dtype) if num_a > 1 else rule(part, _at(other, i), dtype)
 
     places = jnp.arange(num_a if num_a > 1 else num_x)
     zero = jnp.zeros(jax.eval_shape(term, places[0]).shape, dtype)
@@ -117,7 +118,7 @@ def _aligned(part: Part, other: Part, dtype: DTypeLike) -> Array:
             for a in range(h.shape[0])
             for x in range(k.shape[0])
         ]
-    return _sum(terms)
+    return reduce(add, terms)
 
 
 def _crossed(part: Part, other: Part, dtype: DTypeLike) -> list[tuple[Array, Array]]:
@@ -137,9 +138,9 @@ def _crossed_full(part: Part, other: Part, dtype: DTypeLike) -> Array:
     terms = []
     for xh, hx in _crossed(part, other, dtype):
         terms += [hx[:, a, :, None, x] * xh[None, a, :, :, x] for a in range(xh.shape[0]) for x in range(xh.shape[3])]
-    return _sum(terms)
+    return reduce(add, terms)
 
 
 def _crossed_trace(part: Part, other: Part, dtype: DTypeLike) -> Array:
     """The same with q = r summed: (n, m)."""
-    return _sum([jnp.einsum("anqxm,qanxm->nm", xh, hx) for xh, hx in _crossed(part, other, dtype)])
+    return reduce(add, [jnp.einsum("anqxm,qanxm->nm", xh, hx) for xh, hx in _crossed(part, other, dtype)])

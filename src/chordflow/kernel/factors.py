@@ -1,6 +1,8 @@
 """What a contraction needs of each sample: operands and cotangents of the uses, or a leaf's part of the Jacobian."""
 
 from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import add
 from typing import Any
 
 import equinox as eqx
@@ -78,7 +80,7 @@ def _form(group: Group, uses: Sequence[Use], terms: Sequence[tuple[Operand, Arra
         # As the products come, without the copy that sorting entries as the leaf has them would take.
         swapped = [use.layout != group.layout for use in uses]
         parts = [use.product(x, h, swapped=s) for use, (x, h), s in zip(uses, terms, swapped, strict=True)]
-    return sum(parts[1:], parts[0]).reshape(parts[0].shape[0], -1)
+    return reduce(add, parts).reshape(parts[0].shape[0], -1)
 
 
 def _beside(traced: Traced, columns: Sequence[Array]) -> tuple[Array, ...]:

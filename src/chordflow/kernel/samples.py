@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from chordflow.kernel.trace import has_forward_rule
+
 
 class PerSample(eqx.Module):
     """One block of outputs: a per-sample function mapped over its samples, as a function of trainable parameters."""
@@ -41,7 +43,7 @@ def push(blocks: Blocks, theta: PyTree, tangent: PyTree) -> tuple[Array, ...]:
     def fn(theta: PyTree) -> tuple[Array, ...]:
         return outputs(blocks, theta)
 
-    if _has_forward_rule(fn, theta):
+    if has_forward_rule(fn, theta):
         return jax.jvp(fn, (theta,), (tangent,))[1]
     # Dᵀw is linear in w, so D v is the transpose of that map.
     x, pull = jax.vjp(fn, theta)
@@ -66,17 +68,9 @@ def dense(blocks: Blocks, theta: PyTree) -> Float[Array, "n K"]:
 
             q = jax.eval_shape(fn, flat).size
             # Reverse mode needs q passes and forward mode K.
-            forward = q > flat.size and _has_forward_rule(fn, flat)
+            forward = q > flat.size and has_forward_rule(fn, flat)
             return (jax.jacfwd if forward else jax.jacrev)(fn)(flat)
 
         return jax.vmap(one)(block.samples).reshape(-1, flat.size)
 
     return jnp.concatenate([rows(block) for block in blocks])
-
-
-def _has_forward_rule(fn: Callable[[PyTree], PyTree], at: PyTree) -> bool:
-    """Whether ``fn`` has a jvp; one with only a custom_vjp has none.
-
-    Traced under jit its jvp does not raise but leaves a ``custom_lin`` behind that cannot be lowered (jax 0.10).
-    """
-    return "custom_lin[" not in str(jax.make_jaxpr(lambda v: jax.jvp(fn, (v,), (v,))[1])(at))

@@ -7,7 +7,6 @@ that consumes a view is a use: a zero *tap* is added to its output, whose cotang
 recorded, which is x. What has no rule is a reason, and its leaf gets one tap on itself.
 """
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from chordflow.kernel.uses import Use, bias_use, convolution_use, dense_use, lookup_use
+from chordflow.kernel.uses import Use, bias_use, convolution_use, dense_use, lookup_use, patches
 from chordflow.kernel.views import View
 
 
@@ -84,6 +83,14 @@ def _forward_only(traced: Traced, leaves: Sequence[Any], sample: Any) -> str | N
     except (ValueError, TypeError, NotImplementedError) as error:
         return str(error).split("\n", maxsplit=1)[0]
     return None
+
+
+def has_forward_rule(fn: Callable[[Any], Any], at: Any) -> bool:
+    """Whether ``fn`` has a jvp; one with only a custom_vjp has none.
+
+    Traced under jit its jvp does not raise but leaves a ``custom_lin`` behind that cannot be lowered (jax 0.10).
+    """
+    return "custom_lin[" not in str(jax.make_jaxpr(lambda v: jax.jvp(fn, (v,), (v,))[1])(at))
 
 
 class Tapped(NamedTuple):
@@ -226,7 +233,7 @@ class Walk:
         tap, zero = self.new_tap(out.shape, out.dtype)
         numbers = tuple(tuple(spec) for spec in params["dimension_numbers"])
         self.uses.append(convolution_use(view, numbers, params["feature_group_count"], out.shape, tap))
-        self.records.append(_patches(values[0], view.shape, out.shape, params))
+        self.records.append(patches(values[0], view.shape, out.shape, params))
         return [out + zero], [_fresh(tap, out.shape)]
 
     def _lookup(self, eqn: Any, values: list[Any], marks: list[Mark]) -> Any:
@@ -357,29 +364,6 @@ def _fresh(tap: int, shape: tuple[int, ...]) -> Tapped:
 def _bind(eqn: Any, values: list[Any]) -> list[Any]:
     outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
     return list(outs) if eqn.primitive.multiple_results else [outs]
-
-
-def _patches(x: Array, kernel: tuple[int, ...], out: tuple[int, ...], params: Any) -> Array:
-    """What each output position sees: (batch, positions, group, window, channel of the group), by copying alone."""
-    lhs_spec, rhs_spec, out_spec = params["dimension_numbers"]
-    padding = [
-        (0, 0, 0),
-        *((lo, hi, d - 1) for (lo, hi), d in zip(params["padding"], params["lhs_dilation"], strict=True)),
-    ]
-    x = x.transpose(lhs_spec[0], *lhs_spec[2:], lhs_spec[1])
-    x = lax.pad(x, jnp.zeros((), x.dtype), [*padding, (0, 0, 0)])
-    strides, steps = params["window_strides"], params["rhs_dilation"]
-    positions = [out[i] for i in out_spec[2:]]
-    window = [kernel[i] for i in rhs_spec[2:]]
-    slices = []
-    for place in itertools.product(*(range(size) for size in window)):
-        start = [k * step for k, step in zip(place, steps, strict=True)]
-        limit = [s + (n - 1) * stride + 1 for s, n, stride in zip(start, positions, strides, strict=True)]
-        slices.append(lax.slice(x, (0, *start, 0), (x.shape[0], *limit, x.shape[-1]), (1, *strides, 1)))
-    groups = params["feature_group_count"]
-    patches = jnp.stack(slices, axis=-2)
-    patches = patches.reshape(*patches.shape[:-1], groups, x.shape[-1] // groups)
-    return jnp.moveaxis(patches, -2, -3)
 
 
 # What moves numbers or compares them is free in a compiler's count; transcendental functions are counted apart.

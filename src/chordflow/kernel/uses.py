@@ -1,8 +1,11 @@
 """What one use of a parameter leaf contributes to the Jacobian: outer products of an operand and a cotangent."""
 
+import itertools
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import reduce
+from operator import add
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -77,8 +80,7 @@ class Use:
             return j[:, None] if swapped else j[:, None].mT
         x = x.astype(h.dtype)
         if x.shape[0] <= OUTER:
-            products = [h[:, a, :, :, None] * x[None, a, :, None] for a in range(x.shape[0])]
-            j = sum(products[1:], products[0])
+            j = reduce(add, [h[:, a, :, :, None] * x[None, a, :, None] for a in range(x.shape[0])])
         else:  # einsum would exchange the operands, and copy to put d before c
             j = lax.dot_general(h, x, (((1,), (0,)), ((2,), (1,))), precision="highest").swapaxes(0, 1)
         return j.mT if swapped else j
@@ -236,3 +238,29 @@ def convolution_use(view: View, dimension_numbers: tuple, groups: int, out_shape
         h_axes=(positions, (), (out_spec[1],)),
         form=(shape, tuple(i for axis in order for i in at[axis])),
     )
+
+
+def patches(x: Array, kernel: tuple[int, ...], out: tuple[int, ...], params: Any) -> Array:
+    """What each output position of a convolution sees, by copying alone: the operand of :func:`convolution_use`.
+
+    (batch, positions, group, window, channel of the group).
+    """
+    lhs_spec, rhs_spec, out_spec = params["dimension_numbers"]
+    padding = [
+        (0, 0, 0),
+        *((lo, hi, d - 1) for (lo, hi), d in zip(params["padding"], params["lhs_dilation"], strict=True)),
+    ]
+    x = x.transpose(lhs_spec[0], *lhs_spec[2:], lhs_spec[1])
+    x = lax.pad(x, jnp.zeros((), x.dtype), [*padding, (0, 0, 0)])
+    strides, steps = params["window_strides"], params["rhs_dilation"]
+    positions = [out[i] for i in out_spec[2:]]
+    window = [kernel[i] for i in rhs_spec[2:]]
+    slices = []
+    for place in itertools.product(*(range(size) for size in window)):
+        start = [k * step for k, step in zip(place, steps, strict=True)]
+        limit = [s + (n - 1) * stride + 1 for s, n, stride in zip(start, positions, strides, strict=True)]
+        slices.append(lax.slice(x, (0, *start, 0), (x.shape[0], *limit, x.shape[-1]), (1, *strides, 1)))
+    groups = params["feature_group_count"]
+    patches = jnp.stack(slices, axis=-2)
+    patches = patches.reshape(*patches.shape[:-1], groups, x.shape[-1] // groups)
+    return jnp.moveaxis(patches, -2, -3)
