@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tokenize
 import tomllib
+from enum import Enum
 from pathlib import Path
 from types import ModuleType
 
@@ -164,7 +165,8 @@ def defining_module(value: object) -> str:
 
 def described(name: str, value: object) -> str:
     """``name(parameters)`` without annotations and defaults, which may change without breaking a caller."""
-    if isinstance(value, ModuleType) or not callable(value):
+    # The signature of an enumeration is Python's own, and another one in each version.
+    if isinstance(value, ModuleType) or not callable(value) or (isinstance(value, type) and issubclass(value, Enum)):
         return name
     try:
         parameters = inspect.signature(value).parameters.values()

@@ -249,11 +249,12 @@ def test_flat_outputs_give_the_same_deviation(mixing_deviation):
 
 
 def test_callables_may_return_operators_and_are_asked_between_zero_and_the_last_time():
-    candidates = jnp.linspace(0.6, 0.8, 201)
+    # Where the rounding of -expm1(log1p(-t)) goes beyond t depends on the XLA: above ½ in jax 0.10, below in 0.12.
+    candidates = jnp.linspace(0.2, 0.8, 2001)
     there_and_back = jax.jit(lambda t: -jnp.expm1(jnp.log1p(-t)))(candidates)
     beyond = candidates[there_and_back > candidates]
     assert beyond.size, "no rounding to guard against"
-    ts = TS.at[-1].set(beyond[0])
+    ts = jnp.asarray([0.0, 0.1, beyond[-1]])
 
     def operator(t):
         inside = jnp.where((t >= 0) & (t <= ts[-1]), 1.0, jnp.nan)
