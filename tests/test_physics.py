@@ -1,5 +1,8 @@
 """Equations as problems: exact solutions cost nothing, derivatives and quadrature agree with other definitions."""
 
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,3 +106,17 @@ def test_a_fit_solves_the_equation():
     params = physics.small_normal(jax.random.key(1), (2, 6, 1))
     fit = cf.fit(equation.problem, params, max_steps=12)
     assert float(equation.error(fit.params)) < 0.05 * float(equation.error(params))
+
+
+def test_the_page_on_equations_runs():
+    page = (Path(__file__).parents[1] / "docs" / "physics.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(blocks) == 2
+    # The first block is the benchmark; here with a coarser grid and fewer steps.
+    small = blocks[0].replace("poisson_2d()", "poisson_2d(num=6, num_test=9)").replace("max_steps=100", "max_steps=3")
+    for code in (small, blocks[1]):
+        scope: dict = {}
+        exec(compile(code, "docs/physics.md", "exec"), scope)
+    u = scope["fit"].params
+    points = jnp.linspace(0, 2, 7)[:, None]
+    np.testing.assert_allclose(jax.vmap(lambda z: scope["model"](u, z))(points), jnp.sin(points), atol=1e-4)
