@@ -1,6 +1,6 @@
 """What does a Gram matrix cost, against a dense Jacobian, against per-leaf contraction, and against its own plan?
 
-    OPENBLAS_NUM_THREADS=1 python benchmarks/gram.py [--smoke] [--float32] [--out benchmarks/records/gram.json]
+    OPENBLAS_NUM_THREADS=1 python benchmarks/gram.py [--smoke] [--float32] [--only SECTION ...] [--out FILE.json]
 
 Times are seconds after compilation; competitors run interleaved with the engine, and both medians and minima are
 recorded. The rate counts 2N²(d_in + Q²d_out) operations for each layer, without what symmetry saves, and is
@@ -54,15 +54,15 @@ def per_leaf_gram(fn, params, inputs):
     return functools.reduce(jnp.add, [part @ part.T for part in parts])
 
 
-def netket_gram(fn, params, inputs):
-    """netket's jacobian and its contraction, where it is installed; real parameters, Q = 1."""
-    import netket.jax as nkjax  # pyright: ignore[reportMissingImports]
+def netket_kernel(fn):
+    """netket's kernel routine, where it is installed."""
+    from netket.jax._ntk import empirical_ntk_by_jacobian  # pyright: ignore[reportMissingImports]
 
-    def apply(variables, x):
-        return jax.vmap(lambda x: fn(variables["params"], x)[0])(x)
+    def apply(params, inputs):
+        return jax.vmap(lambda x: fn(params, x))(inputs)
 
-    jac = nkjax.jacobian(apply, params, inputs, mode="real", dense=True)
-    return jac @ jac.T
+    kernel = empirical_ntk_by_jacobian(apply, trace_axes=(), vmap_axes=0)
+    return jax.jit(lambda params, inputs: kernel(inputs, None, params))
 
 
 # --- measuring ------------------------------------------------------------------------------------------------
@@ -132,6 +132,22 @@ def against_rivals(name, fn, params, x, *, repeats):
         "relative_to_the_better": times["gram"]["median"] / best,
         "largest_relative_difference": float(np.max(np.abs(difference)) / np.max(np.abs(dense_gram(fn, params, x)))),
         "rules": cf.gram_plan(fn, params, x).rules,
+    }
+
+
+def against_netket(sizes, num):
+    """An MLP against netket's routine, whose import sets a mesh for all that follows."""
+    params, x = dense_layers(*sizes), normal(num, sizes[0])
+    kernel = netket_kernel(mlp)
+    times = seconds({"gram": lambda: cf.gram(mlp, params, x), "netket": lambda: kernel(params, x)}, 2)
+    G = np.asarray(cf.gram(mlp, params, x))
+    other = np.einsum("nmqr->nqmr", np.asarray(kernel(params, x)).reshape(num, num, sizes[-1], sizes[-1]))
+    return {
+        "sizes": sizes,
+        "num_samples": num,
+        "seconds": times,
+        "times_faster_than_netket": times["netket"]["median"] / times["gram"]["median"],
+        "largest_relative_difference": float(np.max(np.abs(G - other)) / np.max(np.abs(G))),
     }
 
 
@@ -269,6 +285,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--out", type=Path, help="where the JSON record goes (default: standard output)")
+    parser.add_argument("--only", nargs="+", metavar="SECTION", help="some sections of the record, as memory or netket")
     parser.add_argument("--float32", action="store_true", help="single precision throughout")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", not args.float32)
@@ -288,12 +305,11 @@ def main():
         "curves": lambda: curves(args.smoke, min(repeats, 5)),
     }
     if importlib.util.find_spec("netket"):
-        params, x = dense_layers(*big[0][0]), normal(big[0][1], 10)
-        runs = {"gram": functools.partial(cf.gram, mlp), "netket": functools.partial(netket_gram, mlp)}
-        thunks = {name: functools.partial(run, params, x) for name, run in runs.items()}
-        sections["netket"] = lambda: seconds(thunks, 2)
-    for name, measure in sections.items():
-        result[name] = measure()
+        sections["netket"] = lambda: [against_netket(sizes, num) for sizes, num in big]
+    if unknown := set(args.only or ()) - set(sections):
+        parser.error(f"--only {' '.join(unknown)}: expected some of {', '.join(sections)}")
+    for name in args.only or sections:
+        result[name] = sections[name]()
         if args.out:  # after each section, so that a long run is not lost
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
