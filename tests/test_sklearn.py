@@ -51,7 +51,7 @@ def test_early_stopping_keeps_the_best_point_of_the_path():
     assert errors[0] < errors[1], "t is a regulariser"
 
 
-def test_alpha_is_scikit_learns_and_zero_hidden_bias_aside_the_minimum_is_ridge():
+def test_the_loss_is_the_one_the_docstring_states():
     data: Any = load_diabetes()
     X, y = data.data, data.target
     X, y = StandardScaler().fit_transform(X)[:40, :3], y[:40]
