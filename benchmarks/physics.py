@@ -221,10 +221,11 @@ def compare(
     peer_seeds: int,
     peer_seconds: float,
     init: Callable[..., Any] = cf.physics.small_normal,
+    **options: Any,
 ) -> dict[str, Any]:
     """Ours on all seeds, the peers on some."""
     start = [init(jax.random.key(seed), widths) for seed in range(seeds)]
-    runs = [ours(equation, params, max_steps=max_steps) for params in start]
+    runs = [ours(equation, params, max_steps=max_steps, **options) for params in start]
     results = {"cf.fit": summary(runs, levels) | {"curves": [thin(rows) for rows in runs[:peer_seeds]]}}
     print("cf.fit", {k: v for k, v in results["cf.fit"].items() if k not in ("curves", "steps", "seconds")}, flush=True)
     for name, peer in PEERS.items():
@@ -248,21 +249,22 @@ def poisson_2d(options: argparse.Namespace) -> dict[str, Any]:
         (1e-3, 1e-5, 1e-6),
         seeds=options.seeds,
         max_steps=100,
-        peer_seeds=min(5, options.seeds),
+        peer_seeds=min(options.peer_seeds, options.seeds),
         peer_seconds=options.peer_seconds,
     )
 
 
 def heat(options: argparse.Namespace) -> dict[str, Any]:
-    """2-64-1 tanh, 200 steps."""
+    """2-64-1 tanh, 200 steps, each aiming five times with its decomposition."""
     return compare(
         cf.physics.heat_1d(),
         (2, 64, 1),
         (1e-3, 1e-5, 1e-6),
         seeds=min(10, options.seeds),
         max_steps=200,
-        peer_seeds=min(3, options.seeds),
+        peer_seeds=min(options.peer_seeds, options.seeds),
         peer_seconds=options.peer_seconds,
+        reuses=4,
     )
 
 
@@ -321,6 +323,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(EQUATIONS), default=list(EQUATIONS))
     parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--peer-seeds", type=int, default=5)
     parser.add_argument("--peer-seconds", type=float, default=60.0)
     parser.add_argument("--burgers-steps", type=int, default=200)
     parser.add_argument("--poisson-5d-steps", type=int, default=67)
