@@ -26,6 +26,7 @@ def all_checks():
         yield from estimator_checks_generator(estimator)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @pytest.mark.parametrize(
     ("estimator", "check"),
