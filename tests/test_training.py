@@ -222,3 +222,19 @@ def test_a_domain_left_is_rejected_and_the_last_good_parameters_are_kept():
 def test_a_mistake_is_one_line(options, text):
     with pytest.raises(ValueError, match=text):
         cf.fit(CURVE, START, **options)
+
+
+def test_fits_of_other_lengths_compile_nothing():
+    def length(steps):
+        return len(cf.fit(CURVE, START, fraction=0.5, max_steps=steps).history.cost)
+
+    assert length(1) == 1
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(lambda event, duration_secs, **kwargs: compiled.append(event))
+    try:
+        assert [length(7), length(11)] == [7, 11]
+        assert not [event for event in compiled if "backend_compile" in event]
+        _ = jax.jit(lambda x: x + 1)(START)
+        assert [event for event in compiled if "backend_compile" in event], "compilations are seen"
+    finally:
+        jax.monitoring.clear_event_listeners()

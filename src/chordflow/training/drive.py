@@ -15,7 +15,7 @@ from chordflow.training.outcomes import FIT_RESULTS, FitState
 from chordflow.training.step import HOPELESS, Rule, Step, step
 
 Callback = Callable[[FitState], Any]
-Rows = Float[Array, "T 8"]
+Rows = Float[Array | np.ndarray, "T 8"]
 
 
 class Limits(eqx.Module):
@@ -79,7 +79,9 @@ def run_on_host(
                 result = FIT_RESULTS.time_limit
     if bool(result == FIT_RESULTS.running):
         result = FIT_RESULTS.step_limit
-    return state, result, jnp.asarray(np.array(rows).reshape(-1, 8), state.theta.dtype)
+    # In NumPy, columns contiguous: in jax every number of rows would compile its own slices, a quarter
+    # of a second.
+    return state, result, np.asfortranarray(np.array(rows, state.theta.dtype).reshape(-1, 8))
 
 
 def run_traced(

@@ -149,7 +149,8 @@ def fit(
         state, result, rows = run_on_host(aim, rule, state, limits, time_limit, callback)
     else:
         state, result, rows = run_traced(aim, rule, state, limits, max_steps)
-    return Fit(aim.full(state.theta), state.cost, History(*rows.T), result, state, rule.order, rule.method)
+    history = History(*(jax.device_put(column) for column in rows.T))
+    return Fit(aim.full(state.theta), state.cost, history, result, state, rule.order, rule.method)
 
 
 def _method(problem: Problem, K: int) -> AbstractMethod:
