@@ -30,7 +30,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("report",),
-    ("kernel_run",),
+    ("bench", "kernel_run"),
     ("experiment",),
     ("verification",),
     ("comparison", "config"),

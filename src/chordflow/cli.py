@@ -33,6 +33,13 @@ EPILOG_GRAM = """examples:
 keys: {keys}
 The rest of a configuration file is for `chordflow run` and changes nothing here.
 """
+EPILOG_BENCH = """examples:
+  chordflow bench
+  chordflow bench seeds=3 seconds=20 out=bench.json
+
+keys: {keys}
+Seconds are wall-clock without compilation: compare them with one another, not with other machines.
+"""
 VERIFY_SAMPLES = 20
 
 
@@ -87,6 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     summary = "Compute the Gram matrix DDᵀ (the tangent kernel) of a problem, its spectrum, and keep it."
     gram = add("gram", _gram, summary, EPILOG_GRAM.format(keys=", ".join(keys(NOT_FOR_GRAM))))
     gram.add_argument("--quiet", action="store_true", help="say nothing but mistakes")
+    summary = "Measure cf.fit beside Adam and L-BFGS on two small problems, in about two minutes."
+    known = "seeds, seconds, target, samples, width, points, steps, out"
+    bench = add("bench", _bench, summary, EPILOG_BENCH.format(keys=known))
+    bench.add_argument("--quiet", action="store_true", help="say nothing but mistakes")
     return parser
 
 
@@ -121,6 +132,17 @@ def _gram(arguments: argparse.Namespace) -> int:
     refuse_run_only(read_table(None, overrides), NOT_FOR_GRAM, "gram")
     config = Config.from_dict(read_table(file, overrides))
     kernel_run.run(config, say=_voice(arguments), progress=_shows_bars(arguments))
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from chordflow import bench
+    from chordflow.config import ConfigError
+
+    file, overrides = _sorted(arguments.words)
+    if file is not None:
+        raise ConfigError(f"{file!r}: chordflow bench takes key=value only, as in seeds=1")
+    bench.run(bench.BenchConfig.from_words(overrides), say=_voice(arguments))
     return 0
 
 

@@ -1,0 +1,169 @@
+"""Test error of `cf.sklearn`'s estimators beside scikit-learn's, and of `cf.optim.adapted` beside Adam on MNIST.
+
+Nothing is chosen on test data. The penalty is the same for all, alpha = 1e-4 by scikit-learn's default; early stopping
+takes a fifth of the training part as validation split, for every method the rows that it draws itself.
+"""
+
+import time
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from fit_data import california, diabetes, digits
+from fit_data import mnist as load_mnist
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.preprocessing import StandardScaler
+
+import chordflow as cf
+
+STOP = {"early_stopping": True, "validation_fraction": 0.2}
+
+
+def test_errors(args):
+    """Mean and standard error over splits; training parts of 80 %, 250 images for digits, validation in them."""
+    splits, hidden = (2, (4,)) if args.smoke else (10, (64, 64))
+    x, labels = digits()
+    sets: dict[str, Any] = {"diabetes": (*diabetes(), "regression", 0.8)}
+    if args.data or not args.smoke:
+        sets["california"] = (*california(args.data), "regression", 0.8)
+    few = 50 if args.smoke else 250
+    sets["digits classification"] = (x, labels, "classification", few)
+    sets["digits regression"] = (x, np.eye(10)[labels], "regression", few)
+    return [one_set(name, *values, splits=splits, hidden=hidden) for name, values in sets.items()]
+
+
+def one_set(name, inputs, targets, task, train_size, *, splits, hidden):
+    """Every method on the same splits of one data set."""
+    errors, seconds = {}, {}
+    for split in range(splits):
+        stratify = targets if task == "classification" else None
+        options: dict[str, Any] = {"train_size": train_size, "random_state": split, "stratify": stratify}
+        parts = [np.asarray(part) for part in train_test_split(inputs, targets, **options)]
+        x, x_test = standardise(parts[0], parts[1])
+        y, y_test = parts[2], parts[3]
+        is_column = task == "regression" and y.shape[1] == 1
+        if is_column:  # one-hot columns keep their common scale
+            y, y_test = standardise(y, y_test)
+        for method, model in models(task, hidden, split).items():
+            start = time.perf_counter()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.fit(x, y[:, 0] if is_column else y)
+            seconds.setdefault(method, []).append(time.perf_counter() - start)
+            errors.setdefault(method, []).append(error_of(model, x_test, y_test, task))
+        print(name, split, {method: round(values[-1], 4) for method, values in errors.items()}, flush=True)
+    return {
+        "data": name,
+        "task": task,
+        "splits": splits,
+        "train_size": train_size,
+        "hidden": hidden,
+        **compared(errors, seconds),
+    }
+
+
+def standardise(train, test):
+    """By the mean and deviation of the training part."""
+    scaler = StandardScaler().fit(train)
+    return scaler.transform(train), scaler.transform(test)
+
+
+def models(task, hidden, seed):
+    """Untrained estimators by name."""
+    same = {"activation": "tanh", "random_state": seed, "hidden_layer_sizes": hidden}
+    theirs, ours = (
+        (MLPRegressor, cf.sklearn.ChordRegressor)
+        if task == "regression"
+        else (MLPClassifier, cf.sklearn.ChordClassifier)
+    )
+    return {
+        "chord": ours(**same, **STOP),
+        "adam": theirs(**same, **STOP, solver="adam", max_iter=2000),
+        "lbfgs": theirs(**same, solver="lbfgs", max_iter=2000),
+    }
+
+
+def error_of(model, inputs, targets, task):
+    """Mean squared error, or the fraction misclassified."""
+    if task == "classification":
+        return float(1 - model.score(inputs, targets))
+    return float(np.mean((model.predict(inputs).reshape(len(inputs), -1) - targets) ** 2))
+
+
+def compared(errors, seconds):
+    """Mean and standard error of each method, and whether ours is within one of the best."""
+    table = {
+        method: {
+            "mean": float(np.mean(values)),
+            "standard_error": float(np.std(values, ddof=1) / len(values) ** 0.5),
+            "median_seconds": float(np.median(seconds[method])),
+            "errors": values,
+        }
+        for method, values in errors.items()
+    }
+    best = min(table, key=lambda method: table[method]["mean"])
+    excess = table["chord"]["mean"] - table[best]["mean"]
+    return {"methods": table, "best": best, "within_one_standard_error": excess <= table[best]["standard_error"]}
+
+
+# --- MNIST ----------------------------------------------------------------------------------------------------
+
+
+def mnist(args):
+    """Test accuracy after equal seconds: batches of 500, cross-entropy, 784-64-10."""
+    num, limit = (1000, 2.0) if args.smoke else (10_000, args.limit)
+    x, x_test, y, y_test = (jnp.asarray(a, jnp.float32) for a in load_mnist(args.data, num))
+    model = cf.models.mlp((784, 64, 10), activation="tanh", seed=0)
+    start = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), model.params)
+    adapted = cf.optim.adapted(model.apply, cf.CrossEntropy(), damping=cf.optim.AdaptiveDamping(), momentum=0.5)
+    runs = {"cf.optim.adapted": adapted} | {f"optax Adam {rate:g}": optax.adam(rate) for rate in (1e-3, 3e-3)}
+    return {
+        "samples": num,
+        "batch": 500,
+        "seconds": limit,
+        "dtype": "float32",
+        "methods": {
+            name: train(model.apply, transform, start, (x, y), (x_test, y_test), limit)
+            for name, transform in runs.items()
+        },
+    }
+
+
+def train(apply, transform, params, data, test, limit):
+    """Epochs until the time is up; accuracy on the test part after each, outside the clock."""
+    transform = optax.with_extra_args_support(transform)
+    loss = cf.CrossEntropy()
+
+    def mean_loss(params, x, y):
+        return cf.Problem(apply, x, y, loss).cost(params)
+
+    @jax.jit
+    def step(params, state, x, y):
+        grads = jax.grad(mean_loss)(params, x, y)
+        updates, state = transform.update(grads, state, params, batch=(x, y))
+        return optax.apply_updates(params, updates), state
+
+    @jax.jit
+    def accuracy(params, x, y):
+        outputs = jax.vmap(lambda x: apply(params, x))(x)
+        return jnp.mean(jnp.argmax(outputs, 1) == jnp.argmax(y, 1))
+
+    x, y = data
+    state, rng, elapsed, curve = transform.init(params), np.random.default_rng(0), 0.0, []
+    jax.block_until_ready(step(*step(params, state, x[:500], y[:500]), x[:500], y[:500]))
+    while elapsed < limit:
+        order = rng.permutation(len(x))
+        start = time.perf_counter()
+        for rows in order.reshape(-1, 500):
+            params, state = step(params, state, x[rows], y[rows])
+            jax.block_until_ready(params)
+            if elapsed + time.perf_counter() - start > limit:
+                break
+        elapsed += time.perf_counter() - start
+        curve.append((elapsed, float(mean_loss(params, x, y)), float(accuracy(params, *test))))
+    return {"epochs": len(curve), "best_accuracy": max(c[2] for c in curve), "last": curve[-1], "curve": curve}
