@@ -56,7 +56,7 @@ def test_steps_are_those_of_the_stacked_least_squares_problem(mu):
     assert int(state.count) == 3
 
 
-def test_one_step_on_the_whole_batch_is_the_first_step_of_a_fit():
+def test_one_step_on_the_whole_batch_lowers_the_cost_as_a_fit_does_without_bending():
     problem = cf.Problem(NET, ROWS, VALUES)
     fit = cf.fit(problem, PARAMS, max_steps=1, corrections=0, reuses=0, linear_solver=cf.solve.Cholesky())
     A = problem.jacobian(PARAMS).as_matrix()
@@ -106,6 +106,23 @@ def test_jit_scan_vmap_and_chain():
     many = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.9 * leaf]), PARAMS)
     (ensemble, _), _ = jax.vmap(train)(many)
     np.testing.assert_allclose(ensemble[0]["w"][0], scanned[0]["w"], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.9])
+def test_adaptive_damping_stays_within_bounds_and_parameters_finite(mu):
+    # Three times the same two rows: a Gram matrix of rank two, singular to the last digit without damping.
+    batch = tuple(jnp.concatenate([part[:2]] * 3) for part in BATCH)
+    tx = cf.optim.adapted(NET, damping=AdaptiveDamping(), momentum=mu, learning_rate=0.5)
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = update(tx, state, params, batch=batch)
+        return (apply(params, updates), state), (state.damping, cf.Problem(NET, batch[0], batch[1]).cost(params))
+
+    (params, _), (dampings, costs) = jax.lax.scan(step, (PARAMS, tx.init(PARAMS)), None, length=120)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(params))
+    assert 0 < float(dampings.min()) <= float(dampings.max()) <= 1e2
+    assert float(costs[-1]) < 1e-6 * float(costs[0])
 
 
 def test_frozen_leaves_stay_and_the_norm_is_bounded():

@@ -220,7 +220,8 @@ def _with_last_state(problem: Problem, trajectory: Trajectory, saves: dict[str, 
     t, params = trajectory.stats["t_last"], trajectory.params
     if len(trajectory.ts) and not bool(t > trajectory.ts[-1]):
         return trajectory
-    given = {"outputs": problem.outputs, "cost": problem.cost, "params": lambda params: params}
+    arrays = eqx.filter(params, eqx.is_array)  # as they are saved: an Equinox module holds functions too
+    given = {"outputs": problem.outputs, "cost": problem.cost, "params": lambda _: arrays}
     last = {name: given[name](params) if fn is None else fn(t, params) for name, fn in saves.items()}
     rows = jax.tree.map(lambda saved, row: jnp.concatenate([saved, row[None]]), trajectory.saved, last)
     ts = jnp.concatenate([trajectory.ts, t[None]])

@@ -26,7 +26,9 @@ class AdaptiveDamping(eqx.Module):
     """λ led by the gain ratio of each batch: actual over predicted decrease of that batch's cost.
 
     After a step of gain above 3/4 the damping shrinks, below 1/4 it grows; a step that raises the cost of its own batch
-    is still taken, because the next batch judges it, but the damping grows fourfold.
+    is still taken, because the next batch judges it, but the damping grows. A step that is not finite is not taken: the
+    update is 0 and the damping grows. A change of the cost within its rounding leaves the damping alone. λ stays
+    between what the factorisation can see and 100 Σσ².
 
     Parameters
     ----------
@@ -45,11 +47,11 @@ class AdaptiveDamping(eqx.Module):
         require_within("AdaptiveDamping", "shrink", self.shrink, 0.0, 1.0, open_left=True)
         require_within("AdaptiveDamping", "grow", self.grow, 1.0)
 
-    def next(self, damping: Scalar, gain: Scalar) -> Scalar:
-        """The damping after a step of this gain."""
+    def next(self, damping: Scalar, gain: Scalar, lowest: float) -> Scalar:
+        """The damping after a step of this gain, at least ``lowest``."""
         grown = jnp.where(gain > 0.25, damping, damping * self.grow)
         # NaN compares as False twice: a batch that left the domain counts as a poor one.
-        return jnp.where(gain > 0.75, damping * self.shrink, grown)
+        return jnp.clip(jnp.where(gain > 0.75, damping * self.shrink, grown), lowest, 1e2)
 
 
 class AdaptedState(NamedTuple):
@@ -221,7 +223,9 @@ class _Rule(NamedTuple):
         step = self._bounded(corrected * self._rate(state, theta.dtype))
         next_damping = state.damping
         if isinstance(self.damping, AdaptiveDamping):
-            next_damping = self.damping.next(relative, _gain(aim, point, step))
+            next_damping = self.damping.next(relative, _gain(aim, point, step), self._lowest(theta.dtype))
+            finite = jnp.all(jnp.isfinite(step))
+            step, phi = jnp.where(finite, step, 0), jnp.where(finite, phi, last)
         moved, remembered = (problem.partition(unravel(vector))[0] for vector in (step, phi))
         updates = eqx.combine(moved, jax.tree.map(jnp.zeros_like, eqx.filter(params, eqx.is_array)))
         return updates, AdaptedState(state.count + 1, eqx.combine(remembered, state.momentum), next_damping)
@@ -229,7 +233,16 @@ class _Rule(NamedTuple):
     def _relative_damping(self, state: AdaptedState, dtype: Any) -> Scalar:
         if isinstance(self.damping, AdaptiveDamping):
             return state.damping
+        if not callable(self.damping) and self.damping < self._lowest(dtype):
+            raise ValueError(
+                f"adapted: damping = {self.damping:g} is below what the factorisation can see in {dtype} "
+                f"({self._lowest(dtype):.1g}): use more, or linear_solver=cf.solve.SVD()"
+            )
         return jnp.asarray(self.damping(state.count) if callable(self.damping) else self.damping, dtype)
+
+    def _lowest(self, dtype: Any) -> float:
+        """The least damping the factorisation can see, in units of Σσ²."""
+        return max(self.method.floor(dtype) ** 2, 1e-18)
 
     def _rate(self, state: AdaptedState, dtype: Any) -> Scalar:
         rate = self.learning_rate(state.count) if callable(self.learning_rate) else self.learning_rate
@@ -257,8 +270,15 @@ def _update(rule: _Rule, problem: Problem, state: AdaptedState, params: PyTree) 
 
 
 def _gain(aim: Aim, point: Point, step: Float[Array, " K"]) -> Scalar:
-    """Actual over predicted decrease of the batch's cost; predicted by bᵀδ − ½|A δ|²."""
+    """Actual over predicted decrease of the batch's cost; predicted by bᵀδ − ½|A δ|².
+
+    −∞ where the cost rose or, with momentum, the model itself promised no decrease; ½, which changes no damping, where
+    the change is within the rounding of the cost.
+    """
     moved = point.A.mv(step)
     predicted = (aim.force(point.x, point.theta) @ step - 0.5 * moved @ moved) / aim.problem.num_samples
     there = point.theta + step
-    return (aim.cost(point.x, point.theta) - aim.cost(aim.outputs(there), there)) / predicted
+    before, after = aim.cost(point.x, point.theta), aim.cost(aim.outputs(there), there)
+    gain = jnp.where((predicted > 0) & (after < before), (before - after) / predicted, -jnp.inf)
+    rounding = 100 * jnp.finfo(before.dtype).eps * jnp.abs(before)
+    return jnp.where(jnp.abs(before - after) <= rounding, 0.5, gain)

@@ -81,7 +81,7 @@ class Equation(eqx.Module):
 
     @eqx.filter_jit
     def error(self, params: PyTree) -> Scalar:
-        """Root mean square of u − u_exact over the test points: the L² error on a domain of volume 1, absolute."""
+        """Root mean square of u − u_exact over the test points, absolute: the L² error over the root of the volume."""
         return jnp.sqrt(jnp.mean((self.solution(params, self.test_points) - self.exact(self.test_points)) ** 2))
 
 
@@ -225,7 +225,7 @@ def burgers(
     """u_t + u u_x = ν u_xx for t in (0, 1), x in (−1, 1), u(0, x) = −sin πx, u(t, ±1) = 0.
 
     Points z = (t, x) of a Halton sequence inside, evenly spaced at the start and on the sides. The exact solution is
-    the Cole–Hopf integral by Gauss–Hermite quadrature, evaluated with NumPy once for the test grid.
+    the Cole–Hopf integral by Gauss–Hermite quadrature.
     """
     from scipy.stats import qmc  # takes a second to import
 

@@ -47,7 +47,8 @@ class Term(eqx.Module):
     weight
         w ≥ 0, the term's weight in C.
     weights
-        ω (N,), non-negative sample weights, not all 0; None means 1. A sample with weight 0 is as if absent, with
+        ω (N,), non-negative sample weights, not all 0; None means 1. A sample with weight 0 is as if absent (while the
+        model's outputs there are finite), with
         weight 2 as if present twice.
 
     Raises
@@ -114,9 +115,23 @@ class Term(eqx.Module):
         """The samples of key 0 and their targets, where these are functions."""
         if self.draw is not None:
             samples = self.draw(jax.random.key(0))
+            self._check_draw(samples)
         elif self.label is not None:
             raise ValueError("Term: targets may be a function of the samples only where samples is a function of a key")
         return samples, targets if self.label is None else self.label(samples)
+
+    def _check_draw(self, samples: Any) -> None:
+        """A generator of NumPy's would draw once, while the step is traced, and never again."""
+        assert self.draw is not None
+        again, other = self.draw(jax.random.key(0)), self.draw(jax.random.key(1))
+        if not is_concrete(samples, again, other):
+            return
+        if not eqx.tree_equal(samples, again):
+            raise ValueError("Term: samples(key) answers differently for the same key: draw with jax.random from it")
+        if eqx.tree_equal(samples, other):
+            raise ValueError(
+                "Term: samples(key) answers alike for two keys: use the key, or give the samples themselves"
+            )
 
     def redrawn(self, key: Array) -> "Term":
         """The same term with the samples of another key; itself where the samples are fixed."""

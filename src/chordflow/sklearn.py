@@ -67,8 +67,15 @@ class _ChordMLP(BaseEstimator):
         require_within(name, "max_iter", self.max_iter, 1)
         require_within(name, "n_iter_no_change", self.n_iter_no_change, 1)
         require_within(name, "validation_fraction", self.validation_fraction, 0.0, 1.0, open_left=True, open_right=True)
-        require_within(name, "fraction", self._fraction, 0.0, 1.0, open_left=True)
-        sizes = np.atleast_1d(self.hidden_layer_sizes)
+        if self.fraction is not None:
+            require_within(name, "fraction", self.fraction, 0.0, 1.0, open_left=True)
+        for option in ("max_iter", "n_iter_no_change"):
+            if not isinstance(getattr(self, option), (int, np.integer)):
+                raise ValueError(f"{name}: {option} must be an integer, got {getattr(self, option)!r}")
+        try:
+            sizes = np.atleast_1d(self.hidden_layer_sizes)
+        except ValueError:
+            sizes = np.empty(0)  # ragged
         if sizes.ndim != 1 or not np.issubdtype(sizes.dtype, np.integer) or not np.all(sizes > 0):
             raise ValueError(f"{name}: hidden_layer_sizes must be positive integers, got {self.hidden_layer_sizes!r}")
 
@@ -102,6 +109,8 @@ class _ChordMLP(BaseEstimator):
             )
             best = result.params if watch.best is None else problem.ravel(params)[1](watch.best)
             layers = jax.tree.map(np.asarray, best)
+        if result.result_name == "not_finite":
+            raise ValueError("the loss or its derivatives are not finite: scale X and y, for instance to unit variance")
         if result.result_name == "step_limit":
             warnings.warn(
                 f"max_iter = {self.max_iter} steps were taken and the loss still falls: increase max_iter or tol",
@@ -225,7 +234,8 @@ class ChordRegressor(RegressorMixin, _ChordMLP):
     """A network for regression, fitted by :func:`chordflow.fit`: a drop-in for ``MLPRegressor`` of scikit-learn.
 
     Minimises ½ Σ wₙ |f(xₙ) − yₙ|²/Σ wₙ + ½ alpha |θ|²/Σ wₙ, biases included in θ, by steps along the straight line in
-    output space. Work is in float64 whatever jax's flags; inputs are used as they are: standardise them.
+    output space. scikit-learn also divides the squares by the number of outputs. Work is in float64 whatever jax's
+    flags; inputs are used as they are: standardise them.
 
     Parameters
     ----------

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from chordflow.progress_bar import counting
 from chordflow.training.linearise import Aim, Scalar
 from chordflow.training.outcomes import FIT_RESULTS, FitState
 from chordflow.training.step import HOPELESS, Rule, Step, step
@@ -54,29 +55,41 @@ def _judge(aim: Aim, taken: Step, limits: Limits) -> FIT_RESULTS:
     minimum = aim.problem.minimum()
     excess = taken.cost if minimum is None else taken.cost - minimum
     result = FIT_RESULTS.running
-    hopeless = ~taken.accepted & (taken.lam > HOPELESS * taken.scale)
+    # Where nothing was tried another step would not try anything either: never go on.
+    hopeless = ~taken.accepted & ((taken.lam > HOPELESS * taken.scale) | (taken.tries == 0))
     result = FIT_RESULTS.where(hopeless, FIT_RESULTS.no_progress, result)
     result = FIT_RESULTS.where(taken.gradient_norm <= limits.gradient, FIT_RESULTS.gradient_small, result)
-    result = FIT_RESULTS.where(~jnp.isfinite(taken.gradient_norm), FIT_RESULTS.not_finite, result)
+    result = FIT_RESULTS.where(~jnp.isfinite(taken.gradient_norm + taken.scale), FIT_RESULTS.not_finite, result)
     return FIT_RESULTS.where(excess <= limits.target, FIT_RESULTS.target_reached, result)
 
 
 def run_on_host(
-    aim: Aim, rule: Rule, state: FitState, limits: Limits, time_limit: float | None, callback: Callback | None
+    aim: Aim,
+    rule: Rule,
+    state: FitState,
+    limits: Limits,
+    time_limit: float | None,
+    callback: Callback | None,
+    *,
+    show: bool,
 ) -> tuple[FitState, FIT_RESULTS, Rows]:
     """Until a limit; one compiled call per step."""
     start, rows, result = time.perf_counter(), [], FIT_RESULTS.running
-    while int(state.num_steps) < int(limits.max_steps) and bool(result == FIT_RESULTS.running):
-        state, result, row = advance(aim, rule, state, limits)
-        row = np.asarray(row)  # waits for the step
-        seconds = time.perf_counter() - start
-        rows.append(np.append(row, seconds))
-        stop = callback is not None and callback(state) is True
-        if bool(result == FIT_RESULTS.running):
-            if stop:
-                result = FIT_RESULTS.stopped
-            elif time_limit is not None and seconds > time_limit:
-                result = FIT_RESULTS.time_limit
+    left = int(limits.max_steps) - int(state.num_steps)
+    with counting(max(left, 0), "fit", "step", show=show) as done:
+        while int(state.num_steps) < int(limits.max_steps) and bool(result == FIT_RESULTS.running):
+            before = int(state.num_steps)
+            state, result, row = advance(aim, rule, state, limits)
+            row = np.asarray(row)  # waits for the step
+            seconds = time.perf_counter() - start
+            rows.append(np.append(row, seconds))
+            done(int(state.num_steps) - before)
+            stop = callback is not None and bool(callback(state))
+            if bool(result == FIT_RESULTS.running):
+                if stop:
+                    result = FIT_RESULTS.stopped
+                elif time_limit is not None and seconds > time_limit:
+                    result = FIT_RESULTS.time_limit
     if bool(result == FIT_RESULTS.running):
         result = FIT_RESULTS.step_limit
     # In NumPy, columns contiguous: in jax every number of rows would compile its own slices, a quarter

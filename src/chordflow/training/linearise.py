@@ -71,11 +71,12 @@ class Aim(eqx.Module):
         return cost if self.alpha is None else cost + 0.5 * self.alpha * jnp.sum(theta**2)
 
     def merit(self, x: Flat, theta: Theta) -> Scalar:
-        """What candidates of a step are compared by: the cost; ½|W^½(x − goal)|²/N for a step to a waypoint.
+        """What candidates of a step are compared by: the cost, or ½|W^½(x − goal)|²/N where there is a goal.
 
-        By the cost a candidate that overshoots the waypoint would be the better one, and the path be lost.
+        By the cost a candidate that overshoots a waypoint would be the better one, and the path be lost; and the gain
+        ratio compares with what the linear model promised, which is the distance.
         """
-        if not (self.aims_part and self.is_least_squares):
+        if self.goal is None:
             return self.cost(x, theta)
         distance = 0.5 * jnp.sum(self.residual(x) ** 2) / self.problem.num_samples
         return distance if self.alpha is None else distance + 0.5 * self.alpha * jnp.sum(theta**2)

@@ -39,6 +39,7 @@ def fit(
     key: Array | None = None,
     state: FitState | None = None,
     callback: Callback | None = None,
+    progress: bool = False,
 ) -> Fit:
     """Minimise C(x(θ)) + ½α|θ|² by steps along the straight line in output space.
 
@@ -57,14 +58,15 @@ def fit(
     max_steps
         Bound on steps, rejected ones counted, those of ``state`` included.
     gradient_tol
-        Stop once |∇_θC| falls to this.
+        Stop once |∇_θ(C + ½α|θ|²)| falls to this; with ``goal`` the gradient of the distance to it.
     time_limit
         Seconds; looked at after each step. Not under jit, where there is no clock.
     alpha
         α ≥ 0 of the penalty ½α|θ|², solved in closed form.
     goal
         Outputs-like: aim there in the metric of squared error instead of along the loss's Gauss–Newton direction, for
-        instance ``problem.equilibrium(problem.outputs(params))``. The cost still decides what is accepted.
+        instance ``problem.equilibrium(problem.outputs(params))``. Candidates are compared by their distance to it; the
+        cost still decides what is accepted.
     fraction
         f in (0, 1]: each step aims only this part of the way, x + f (target − x). After k steps that were followed
         well, with reuses=0 or not, 1 − t = (1 − f)ᵏ of the straight line is left: small f samples it, for early
@@ -79,11 +81,13 @@ def fit(
         How often a step aims anew with the decomposition it has (Shamanskii's method). Poisson 2-D, seeds 0–29, L²
         error after 100 steps, median and worst: 2.1e-7 and 1.3e-6 with one, 1.2e-7 and 8.3e-7 with two.
     key
-        ``jax.random.key`` for drawn samples.
+        ``jax.random.key`` for drawn samples; key(0) by default.
     state
         ``fit.state`` of an earlier fit: goes on exactly where it stopped.
     callback
-        Called with the :class:`FitState` after each step; returning True ends the fit. Not under jit.
+        Called with the :class:`FitState` after each step; returning something true ends the fit. Not under jit.
+    progress
+        Whether to show a bar with steps and cost. Not under jit.
 
     Returns
     -------
@@ -112,8 +116,8 @@ def fit(
     """
     _check(max_steps=max_steps, corrections=corrections, reuses=reuses)
     for name, value in (("target", target), ("time_limit", time_limit)):
-        if value is not None and not value > 0:
-            raise ValueError(f"fit: {name} must be positive or None, got {value!r}")
+        if value is not None:
+            require_within("fit", name, value, 0.0, open_left=True)
     require_within("fit", "alpha", alpha, 0.0)
     require_within("fit", "gradient_tol", gradient_tol, 0.0)
     require_within("fit", "fraction", fraction, 0.0, 1.0, open_left=True)
@@ -125,7 +129,7 @@ def fit(
             f"fit: {theta.dtype} parameters need float64, jax.config.update('jax_enable_x64', True) at the start, "
             "or a target (or gradient_tol) that float32 can reach"
         )
-    concrete = is_concrete(problem, params)
+    concrete = is_concrete(problem, params, target, gradient_tol, alpha, fraction, goal, key, state)
     if concrete:
         problem.check(params)
     penalty = None if isinstance(alpha, (int, float)) and alpha == 0 else jnp.asarray(alpha, theta.dtype)
@@ -136,21 +140,36 @@ def fit(
     if not isinstance(method, AbstractMethod):
         raise ValueError(f"fit: linear_solver must be of cf.solve, such as cf.solve.SVD(), got {linear_solver!r}")
     rule = Rule(method, _order(aim, theta), corrections, reuses)
-    if state is None:
-        key = jax.random.key(0) if key is None else key
-        cost, lam = jnp.asarray(jnp.inf, theta.dtype), jnp.asarray(jnp.nan, theta.dtype)
-        state = FitState(theta, cost, lam, jnp.zeros((), int), key)
+    state = _first_state(theta, key) if state is None else _resumed(aim, theta, state, key)
     limits = Limits(
         jnp.asarray(-jnp.inf if target is None else target, theta.dtype),
         jnp.asarray(gradient_tol, theta.dtype),
         jnp.asarray(max_steps, int),
     )
     if concrete:
-        state, result, rows = run_on_host(aim, rule, state, limits, time_limit, callback)
+        state, result, rows = run_on_host(aim, rule, state, limits, time_limit, callback, show=progress)
     else:
         state, result, rows = run_traced(aim, rule, state, limits, max_steps)
     history = History(*(jax.device_put(column) for column in rows.T))
     return Fit(aim.full(state.theta), state.cost, history, result, state, rule.order, rule.method)
+
+
+def _first_state(theta: Array, key: Array | None) -> FitState:
+    cost, lam = jnp.asarray(jnp.inf, theta.dtype), jnp.asarray(jnp.nan, theta.dtype)
+    return FitState(theta, cost, lam, jnp.zeros((), int), jax.random.key(0) if key is None else key)
+
+
+def _resumed(aim: Aim, theta: Array, state: FitState, key: Array | None) -> FitState:
+    """The given state; its cost is forgotten where it is not the cost of this problem to rounding."""
+    if key is not None:
+        raise ValueError("fit: give key or state, not both: a state carries its own key")
+    if state.theta.shape != theta.shape:
+        raise ValueError(f"fit: state has {state.theta.size} trainable parameters, these params have {theta.size}")
+    x = aim.outputs(state.theta)
+    cost = aim.cost(x, state.theta)
+    rounding = (1e3 * jnp.finfo(theta.dtype).eps) ** 2 * jnp.mean(x**2)
+    same = jnp.abs(state.cost - cost) <= 1e-6 * cost + rounding
+    return FitState(state.theta, jnp.where(same, state.cost, jnp.inf), state.lam, state.num_steps, state.key)
 
 
 def _method(problem: Problem, K: int) -> AbstractMethod:
@@ -171,7 +190,12 @@ def _flat_goal(problem: Problem, goal: Any) -> Array:
     got, expected = jax.tree.map(jnp.shape, goal), jax.tree.map(jnp.shape, problem.targets)
     if got != expected:
         raise ValueError(f"fit: goal must be like the outputs, got {got}, expected {expected}")
-    return problem.flatten(goal)
+    if problem.is_drawn:
+        raise ValueError("fit: a goal in output space belongs to fixed samples, this problem draws its samples anew")
+    flat = problem.flatten(goal)
+    if is_concrete(flat) and not bool(jnp.all(jnp.isfinite(flat))):
+        raise ValueError("fit: goal is not finite (one-hot labels have no equilibrium: smooth them), or leave it out")
+    return flat
 
 
 def _order(aim: Aim, theta: Array) -> int:

@@ -17,13 +17,17 @@ class FIT_RESULTS(eqx.Enumeration):  # noqa: N801
     )
     step_limit = "max_steps was reached."
     time_limit = "time_limit was reached."
-    stopped = "The callback returned True."
-    not_finite = "The cost or its derivatives are not finite at the last good parameters."
+    stopped = "The callback asked for it."
+    not_finite = (
+        "The derivatives of the cost are not finite at the last good parameters, or the loss is not convex there: "
+        "it has no Gauss–Newton metric."
+    )
     running = "The fit has not ended."
 
 
 class History(eqx.Module):
-    """One row per Jacobian or Gram matrix; (T,) arrays. Under jit unused rows are NaN.
+    """One row per Jacobian or Gram matrix; (T,) arrays. Under jit unused rows are NaN, and so is what belongs to a
+    candidate in a row where none was tried (the gradient was small already).
 
     Attributes
     ----------
@@ -34,7 +38,7 @@ class History(eqx.Module):
     gain
         Actual over predicted decrease of the cost, of the first candidate (before the factorisation is used again).
     effective_dimension
-        Σ σ²/(σ²+λ): exact with an SVD, from 16 random probes with Cholesky, of the sketch without a matrix.
+        Σ σ²/(σ²+λ+αN): exact with an SVD, from 16 random probes with Cholesky, of the sketch without a matrix.
     unreachable_fraction
         |r − A v|/|r|, the part of the weighted residual that damping holds back; without a residual (cross-entropy,
         user losses) λ|v|/|b|, that part of the gradient b.
@@ -66,7 +70,7 @@ class FitState(eqx.Module):
     cost
         C with the penalty there, on the samples of the last step; infinite before the first.
     lam
-        λ that the next step begins with, NaN before the first.
+        λ that the next step begins with; NaN before the first, which begins with 10⁻² σ_max² (Σσ² with Cholesky).
     num_steps
         Steps so far, rejected ones counted.
     key

@@ -12,7 +12,7 @@ from chordflow.training.follow import Candidate, Point, follow, linearise
 from chordflow.training.linearise import Aim, Scalar, Theta
 
 HOPELESS = 1e12
-"""Damping above this many σ_max² moves nothing that a float64 cost could show."""
+"""Damping above this many σ_max² (Σσ² with Cholesky) moves nothing that a float64 cost could show."""
 
 
 class Rule(eqx.Module):
@@ -70,8 +70,8 @@ def step(
 ) -> Step:
     """Try dampings from λ on until one lowers the cost, at most ``max_tries`` times, from one decomposition.
 
-    Nothing is tried where the gradient is already within its tolerance. λ = NaN is a first step: 10⁻² σ_max². ``cost``
-    is that of θ as the last step left it, infinite if there was none: its rounding is not to be undercut.
+    Nothing is tried where the gradient is already within its tolerance. λ = NaN is a first step: 10⁻² of the scale.
+    ``cost`` is that of θ as the last step left it, infinite if there was none: its rounding is not to be undercut.
     """
     point = linearise(aim, rule.method, theta)
     cost = jnp.minimum(cost, aim.cost(point.x, theta))
@@ -81,7 +81,7 @@ def step(
     aim = aim.toward_waypoint(point.x)
     merit = aim.merit(point.x, theta)
     nothing = Candidate(theta, cost, merit, jnp.zeros_like(theta), jnp.zeros_like(point.x))
-    tried = _Tried(lam, nothing, nothing, jnp.zeros_like(lam))
+    tried = _Tried(lam, nothing, nothing, jnp.full_like(lam, jnp.nan))
 
     def unfinished(carry: Any) -> Array:
         lam, tries, tried = carry
@@ -106,7 +106,7 @@ def step(
         accepted=accepted,
         gain=gain,
         effective_dimension=tried.dimension,
-        unreachable_fraction=_held_back(aim, point, force, tried.first, tried.lam),
+        unreachable_fraction=jnp.where(tries > 0, _held_back(aim, point, force, tried.first, tried.lam), jnp.nan),
         gradient_norm=gradient_norm,
         scale=point.decomposition.scale,
     )
