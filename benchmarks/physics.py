@@ -135,7 +135,7 @@ def scipy_minimiser(method: str) -> Callable[..., list[Row]]:
 
 
 def natural_gradient(equation: cf.physics.Equation, params: Any) -> Iterator[Any]:
-    """The published energy natural gradient: least squares with D, no damping, line search over 2^-k on the cost."""
+    """The published energy natural gradient: least squares with DᵀD as its authors' code, line search over 2^-k."""
     theta, unravel = equation.problem.ravel(params)
     root = jnp.sqrt(equation.problem.inner_product)
     targets = equation.problem.flatten(equation.problem.targets)
@@ -145,7 +145,7 @@ def natural_gradient(equation: cf.physics.Equation, params: Any) -> Iterator[Any
         point = unravel(theta)
         A = root[:, None] * equation.problem.jacobian(point).as_matrix()
         r = root * (targets - equation.problem.flatten(equation.problem.outputs(point)))
-        direction = jnp.linalg.lstsq(A, r)[0]
+        direction = jnp.linalg.lstsq(A.T @ A, A.T @ r)[0]
         scales = 0.5 ** jnp.arange(31, dtype=theta.dtype)
         costs = jax.vmap(lambda t: equation.problem.cost(unravel(theta + t * direction)))(scales)
         return theta + scales[jnp.argmin(costs)] * direction
