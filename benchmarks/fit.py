@@ -120,6 +120,7 @@ def main():
     parser.add_argument("--data", type=Path, default=os.environ.get("CHORDFLOW_DATA"), help="or CHORDFLOW_DATA")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--out", type=Path, help="where the JSON record goes (default: standard output)")
+    parser.add_argument("--sets", nargs="+", help="of test_error: diabetes, california, 'digits regression', ...")
     parser.add_argument("--limit", type=float, default=480.0, help="seconds per method and seed on MNIST")
     args = parser.parse_args()
     known = sections()

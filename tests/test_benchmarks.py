@@ -3,8 +3,10 @@
 import json
 import runpy
 import sys
+import warnings
 from pathlib import Path
 
+import jax
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -53,3 +55,36 @@ def test_the_committed_record_was_made_on_a_clean_tree_and_names_no_folder():
     assert record["benchmark"] == "flow_cost"
     assert record["environment"]["clean_tree"] is True
     assert "/home" not in text
+
+
+@pytest.mark.slow
+def test_fit_records_its_peers_from_the_same_start(tmp_path, monkeypatch):
+    out = tmp_path / "fit.json"
+    monkeypatch.delenv("CHORDFLOW_DATA", raising=False)
+    monkeypatch.setattr(sys, "argv", ["fit.py", "seconds", "test_error", "--smoke", "--out", str(out)])
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
+        warnings.simplefilter("default")  # the peers' own
+        runpy.run_path(str(BENCHMARKS / "fit.py"), run_name="__main__")
+    record = json.loads(out.read_text())
+    (data,) = record["seconds"]["results"]
+    assert (data["data"], data["parameters"]) == ("diabetes", 10 * 8 + 8 + 8 * 8 + 8 + 8 + 1)
+    assert len(data["runs"]) == 10
+    for run in data["runs"]:
+        assert run["reached"] == (run["cost"] <= data["target"])
+    starts = {method: curve[0][1] for method, curve in data["curves_of_seed_0"].items() if "LM" in method}
+    assert len(set(starts.values())) == 1, "the same parameters at the start"
+    assert {row["data"] for row in record["test_error"]["results"]} >= {"diabetes", "digits classification"}
+    figure = tmp_path / "fit.png"
+    monkeypatch.setattr(sys, "argv", ["fit_plot.py", str(out), str(figure)])
+    runpy.run_path(str(BENCHMARKS / "fit_plot.py"), run_name="__main__")
+    assert figure.stat().st_size > 10_000
+
+
+def test_fit_says_how_to_get_data_that_comes_with_no_package(tmp_path):
+    read = runpy.run_path(str(BENCHMARKS / "fit_data.py"))
+    for folder in (None, tmp_path):
+        with pytest.raises(ValueError, match=r"CHORDFLOW_DATA.*fetch_california_housing"):
+            read["california"](folder)
+        with pytest.raises(ValueError, match=r"CHORDFLOW_DATA.*train-images-idx3-ubyte"):
+            read["mnist"](folder, 10)

@@ -22,6 +22,7 @@ COMMANDS = {
     "chordflow run data.samples=50 flows=straight,adapted": f"slow {SMALL}",
     "chordflow run data.name=diabetes data.samples=100 'model.widths=[32, 32]' flows=straight": f"slow {SMALL}",
     "chordflow verify": "slow data.samples=4 model.widths=8",
+    "chordflow bench": "slow seeds=1 samples=12 width=4 target=0.1 points=3 steps=2",
     "chordflow gram data.samples=100": "data.samples=4 model.widths=8",
 }
 
