@@ -69,18 +69,20 @@ def netket_kernel(fn):
 
 
 def seconds(runs, repeats):
-    """Interleaved times of several thunks: {name: {compile, median, min}}."""
-    times = {name: [] for name in runs}
-    first = {}
-    for name, run in runs.items():
+    """Interleaved times of several thunks: {name: {first_call, median, min}}; short ones in a row, up to 50 ms."""
+
+    def once(run, calls=1):
         start = time.perf_counter()
-        jax.block_until_ready(run())
-        first[name] = time.perf_counter() - start
+        for _ in range(calls):
+            jax.block_until_ready(run())
+        return (time.perf_counter() - start) / calls
+
+    times = {name: [] for name in runs}
+    first = {name: once(run) for name, run in runs.items()}
+    calls = {name: min(50, 1 + int(0.05 / once(run))) if first[name] < 10 else 1 for name, run in runs.items()}
     for _ in range(repeats):
         for name, run in runs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            times[name].append(time.perf_counter() - start)
+            times[name].append(once(run, calls[name]))
     return {
         name: {"first_call": first[name], "median": statistics.median(t), "min": min(t)} for name, t in times.items()
     }
@@ -285,7 +287,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--out", type=Path, help="where the JSON record goes (default: standard output)")
-    parser.add_argument("--only", nargs="+", metavar="SECTION", help="some sections of the record, as memory or netket")
+    parser.add_argument("--only", nargs="+", metavar="SECTION", help="measure some sections again, as zoo or netket")
     parser.add_argument("--float32", action="store_true", help="single precision throughout")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", not args.float32)
@@ -295,7 +297,9 @@ def main():
     if args.smoke:
         big, large = [((10, 16, 1), 20), ((8, 16, 4), 10)], [("gram", 10)]
     dtype = "float32" if args.float32 else "float64"
-    result: dict[str, Any] = {"environment": describe() | {"load_at_start": os.getloadavg()[0], "dtype": dtype}}
+    result: dict[str, Any] = {"environment": describe() | {"dtype": dtype}, "load_at_start": {}}
+    if args.only and args.out and args.out.exists():
+        result = json.loads(args.out.read_text(encoding="utf-8")) | {"environment": result["environment"]}
     sections = {
         "memory": lambda: [peak_memory(kind, num) for kind, num in large],
         "speed": lambda: [speed(sizes, num, repeats) for sizes, num in big],
@@ -309,6 +313,7 @@ def main():
     if unknown := set(args.only or ()) - set(sections):
         parser.error(f"--only {' '.join(unknown)}: expected some of {', '.join(sections)}")
     for name in args.only or sections:
+        result["load_at_start"][name] = round(os.getloadavg()[0], 1)
         result[name] = sections[name]()
         if args.out:  # after each section, so that a long run is not lost
             args.out.parent.mkdir(parents=True, exist_ok=True)
