@@ -309,7 +309,7 @@ def main():
         "curves": lambda: curves(args.smoke, min(repeats, 5)),
     }
     if importlib.util.find_spec("netket"):
-        sections["netket"] = lambda: [against_netket(sizes, num) for sizes, num in big]
+        sections["netket"] = lambda: [against_netket(*big[0])]
     if unknown := set(args.only or ()) - set(sections):
         parser.error(f"--only {' '.join(unknown)}: expected some of {', '.join(sections)}")
     for name in args.only or sections:
