@@ -66,7 +66,7 @@ __all__ = [
     "open_run",
     "optim",
     "physics",
-    "sklearn",
+    "sklearn",  # pyright: ignore[reportUnsupportedDunderAll]  # see __getattr__
     "solve",
     "standard",
     "straight",
