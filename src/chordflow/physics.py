@@ -119,8 +119,8 @@ def poisson_2d(num: int = 28, *, model: Network = TANH, boundary_weight: float =
     >>> import jax, chordflow as cf
     >>> jax.config.update("jax_enable_x64", True)
     >>> equation = cf.physics.poisson_2d(num=8)
-    >>> params = cf.physics.small_normal(jax.random.key(0), (2, 8, 1))
-    >>> fit = cf.fit(equation.problem, params, max_steps=20)
+    >>> params = cf.physics.small_normal(jax.random.key(0), (2, 16, 1))
+    >>> fit = cf.fit(equation.problem, params, max_steps=30)
     >>> bool(equation.error(fit.params) < 1e-3 * equation.error(params))
     True
     """
