@@ -1,33 +1,31 @@
 """Chordflow: train networks so that their outputs travel a known path, a straight line to the labels."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chordflow import (
     clocks,
-    data,
     events,
     filters,
     flows,
     geometry,
     losses,
-    models,
-    optim,
-    physics,
     solve,
     theory,
     velocities,
-    verification,
 )
 from chordflow.flows import Flow, adapted, along, interpolated, standard, straight
 from chordflow.integration import evolve, expected_steps
 from chordflow.kernel import GramPlan, gram, gram_blocks, gram_mv, gram_plan, gram_rows, gram_trace
 from chordflow.losses import CrossEntropy, Loss, SquaredError
 from chordflow.problem import Problem, Term
-from chordflow.record import open_run
 from chordflow.results import RESULTS, FlowError
 from chordflow.training import FIT_RESULTS, Fit, FitState, fit
 from chordflow.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from chordflow import data, models, optim, physics, sklearn, verification
+    from chordflow.record import open_run
 
 __all__ = [
     "FIT_RESULTS",
@@ -66,7 +64,7 @@ __all__ = [
     "open_run",
     "optim",
     "physics",
-    "sklearn",  # pyright: ignore[reportUnsupportedDunderAll]  # see __getattr__
+    "sklearn",
     "solve",
     "standard",
     "straight",
@@ -78,8 +76,13 @@ __all__ = [
 __version__ = "0.1.0"
 
 
+_LAZY = ("data", "models", "optim", "physics", "sklearn", "verification")
+
+
 def __getattr__(name: str) -> Any:
-    """``cf.sklearn`` loads scikit-learn when it is first used."""
-    if name == "sklearn":
-        return importlib.import_module("chordflow.sklearn")
+    """Modules that few programs use are loaded when they are first asked for; ``cf.sklearn`` loads scikit-learn."""
+    if name in _LAZY:
+        return importlib.import_module(f"chordflow.{name}")
+    if name == "open_run":
+        return importlib.import_module("chordflow.record").open_run
     raise AttributeError(f"module 'chordflow' has no attribute {name!r}")
