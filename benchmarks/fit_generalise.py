@@ -32,7 +32,7 @@ def test_errors(args):
     sets: dict[str, Any] = {"diabetes": (*diabetes(), "regression", 0.8)}
     if args.data or not args.smoke:
         sets["california"] = (*california(args.data), "regression", 0.8)
-    few = 50 if args.smoke else 250
+    few = 150 if args.smoke else 250
     sets["digits classification"] = (x, labels, "classification", few)
     sets["digits regression"] = (x, np.eye(10)[labels], "regression", few)
     wanted = {name: values for name, values in sets.items() if not args.sets or name in args.sets}
