@@ -1,5 +1,6 @@
 """Steps one after another: on the host, where there is a clock and callbacks, or traced."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +13,13 @@ from jaxtyping import Array, Float
 
 from chordflow.progress_bar import counting
 from chordflow.training.linearise import Aim, Scalar
-from chordflow.training.outcomes import FIT_RESULTS, FitState
+from chordflow.training.outcomes import FIT_RESULTS, FitState, History
 from chordflow.training.step import HOPELESS, Rule, Step, step
 
 Callback = Callable[[FitState], Any]
-Rows = Float[Array | np.ndarray, "T 8"]
+Rows = Float[Array | np.ndarray, "T columns"]
+COLUMNS = len(dataclasses.fields(History))
+"""Of a row: what a history has, seconds last."""
 
 
 class Limits(eqx.Module):
@@ -94,14 +97,14 @@ def run_on_host(
         result = FIT_RESULTS.step_limit
     # In NumPy, columns contiguous: in jax every number of rows would compile its own slices, a quarter
     # of a second.
-    return state, result, np.asfortranarray(np.array(rows, state.theta.dtype).reshape(-1, 8))
+    return state, result, np.asfortranarray(np.array(rows, state.theta.dtype).reshape(-1, COLUMNS))
 
 
 def run_traced(
     aim: Aim, rule: Rule, state: FitState, limits: Limits, max_steps: int
 ) -> tuple[FitState, FIT_RESULTS, Rows]:
     """Until a limit, as one loop of a traced program; unused rows are NaN."""
-    rows = jnp.full((max_steps, 8), jnp.nan, state.theta.dtype)
+    rows = jnp.full((max_steps, COLUMNS), jnp.nan, state.theta.dtype)
 
     def unfinished(carry: Any) -> Array:
         state, result, _, _ = carry
@@ -110,7 +113,7 @@ def run_traced(
     def body(carry: Any) -> Any:
         state, _, rows, index = carry
         state, result, row = advance(aim, rule, state, limits)
-        return state, result, rows.at[index, :7].set(row), index + 1
+        return state, result, rows.at[index, :-1].set(row), index + 1
 
     carry = (state, FIT_RESULTS.running, rows, jnp.zeros_like(state.num_steps))
     state, result, rows, _ = jax.lax.while_loop(unfinished, body, carry)

@@ -24,7 +24,7 @@ class Candidate(NamedTuple):
     theta: Theta
     cost: Scalar
     merit: Scalar
-    """What candidates are compared by: the cost, or the distance to the waypoint where a step aims part of the way."""
+    """What candidates are compared by: the cost, or the distance to the goal where there is one."""
     v: Theta
     """The damped step before anything of higher order."""
     wanted: Flat

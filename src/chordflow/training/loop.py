@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from chordflow.bounds import require_within
+from chordflow.kernel.trace import has_forward_rule
 from chordflow.memory import available_memory
 from chordflow.problem import Problem, is_concrete
 from chordflow.solve import SVD, AbstractMethod, Cholesky, Iterative
@@ -139,7 +140,9 @@ def fit(
     method = _method(problem, theta.size) if linear_solver is None else linear_solver
     if not isinstance(method, AbstractMethod):
         raise ValueError(f"fit: linear_solver must be of cf.solve, such as cf.solve.SVD(), got {linear_solver!r}")
-    rule = Rule(method, _order(aim, theta), corrections, reuses)
+    # Models with only a reverse rule (custom_vjp) have no second directional derivative.
+    order = 2 if has_forward_rule(aim.outputs, theta) else 1
+    rule = Rule(method, order, corrections, reuses)
     state = _first_state(theta, key) if state is None else _resumed(aim, theta, state, key)
     limits = Limits(
         jnp.asarray(-jnp.inf if target is None else target, theta.dtype),
@@ -196,22 +199,6 @@ def _flat_goal(problem: Problem, goal: Any) -> Array:
     if is_concrete(flat) and not bool(jnp.all(jnp.isfinite(flat))):
         raise ValueError("fit: goal is not finite (one-hot labels have no equilibrium: smooth them), or leave it out")
     return flat
-
-
-def _order(aim: Aim, theta: Array) -> int:
-    """2, or 1 for models with only a reverse rule (custom_vjp), which have no second directional derivative."""
-
-    def bend(theta: Array) -> Array:
-        return jax.jvp(lambda th: jax.jvp(aim.outputs, (th,), (theta,))[1], (theta,), (theta,))[1]
-
-    try:
-        jax.eval_shape(bend, theta)
-    # TypeError from one forward pass through custom_vjp, NotImplementedError from two.
-    except (TypeError, NotImplementedError) as error:
-        if not any(name in str(error) for name in ("custom_vjp", "custom_lin")):
-            raise
-        return 1
-    return 2
 
 
 def _check(**counts: Any) -> None:
