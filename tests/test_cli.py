@@ -14,7 +14,7 @@ import chordflow as cf
 from chordflow import theory, verification
 from chordflow.cli import main
 from chordflow.config import Config, load_config
-from chordflow.experiment import Setting
+from chordflow.setting import Setting
 
 SMALL = ["data.samples=4", "data.stiff_samples=3", "model.widths=12", "saves=5"]
 

@@ -8,7 +8,7 @@ import pytest
 import chordflow as cf
 from chordflow import theory
 from chordflow.config import Config
-from chordflow.experiment import Setting
+from chordflow.setting import Setting
 
 pytestmark = pytest.mark.slow
 TS = jnp.linspace(0.0, 1.0, 21)

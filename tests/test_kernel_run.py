@@ -10,7 +10,7 @@ import chordflow as cf
 from chordflow import kernel_run
 from chordflow.cli import main
 from chordflow.config import load_config
-from chordflow.experiment import Setting
+from chordflow.setting import Setting
 
 SMALL = ["data.samples=6", "model.widths=12"]
 

@@ -165,7 +165,7 @@ def _shows_bars(arguments: argparse.Namespace) -> bool:
 def _verify(arguments: argparse.Namespace) -> int:
     from chordflow import verification
     from chordflow.config import Config, read_table, refuse_run_only
-    from chordflow.experiment import Setting
+    from chordflow.setting import Setting
 
     file, overrides = _sorted(arguments.words)
     refuse_run_only(read_table(None, overrides))

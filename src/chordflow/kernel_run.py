@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Float
 
 from chordflow.config import Config
-from chordflow.experiment import Say, Setting, make_folder
+from chordflow.experiment import Say, make_folder
 from chordflow.extras import load_extra
 from chordflow.kernel import GramPlan, gram_plan, gram_rows
 from chordflow.memory import require_memory
 from chordflow.progress_bar import counting
+from chordflow.setting import Setting
 from chordflow.solve import RankPolicy
 from chordflow.solve.weighted import sigma_from_squares
 
