@@ -17,7 +17,7 @@ from tolerances import tol
 import chordflow as cf
 from chordflow import theory
 from chordflow.arguments import tolerances
-from chordflow.integration import _GuardedController
+from chordflow.system import GuardedController
 
 TS = jnp.asarray([0.0, 0.25, 0.5, 0.75, 1.0])
 MEASURED = (
@@ -80,7 +80,7 @@ def test_a_stage_that_is_not_finite_is_a_rejected_step(candidate, error):
     state = (jnp.asarray(1.0), jnp.asarray(1.0), jnp.asarray(False))
     t0, t1, y0 = jnp.asarray(0.0), jnp.asarray(0.1), jnp.ones(2)
     step = (t0, t1, y0, jnp.full(2, candidate), None, jnp.full(2, error), 5, state)
-    keep, next_t0, next_t1, *_ = _GuardedController(**CONTROLS).adapt_step_size(*step)
+    keep, next_t0, next_t1, *_ = GuardedController(**CONTROLS).adapt_step_size(*step)
     assert not keep
     assert float(next_t0) == 0.0
     assert 0 < float(next_t1) < 0.1
@@ -108,7 +108,7 @@ def test_an_overflow_ends_a_run_where_it_is_and_with_its_name():
             throw=False,
         )
 
-    guarded, plain = run(_GuardedController), run(PLAIN)
+    guarded, plain = run(GuardedController), run(PLAIN)
     assert bool(guarded.result == diffrax.RESULTS.nonfinite)
     ts, ys = np.asarray(guarded.ts), np.asarray(guarded.ys)
     assert ts[0] == pytest.approx(0.3, abs=1e-9)
