@@ -11,7 +11,24 @@ import pytest
 from PIL import Image
 
 from chordflow.extras import MissingExtraError
-from chordflow.figures import cost_curves, deviation_curve, looks, output_plane, save, spectrum_map
+from chordflow.figures import (
+    Look,
+    class_map,
+    cost_curves,
+    cost_seconds,
+    deviation_curve,
+    deviation_curves,
+    dimension_curves,
+    draw_planes,
+    drift_curves,
+    looks,
+    output_plane,
+    over_clock,
+    save,
+    simplex,
+    spectrum_heat,
+    spectrum_map,
+)
 from chordflow.projection import principal_plane
 
 SEED = 20240802
@@ -182,13 +199,44 @@ def test_both_clocks_show_the_same_curve():
 def test_the_legend_says_how_far_a_flow_leaves_the_chord():
     bent = np.array([[0.0, 0.0], [0.5, 3e-7], [1.0, 0.0]])
     figure = output_plane({"straight": bent[[0, 2]], "standard": bent}, (np.zeros(2), np.array([1.0, 0.0])))
-    ax: Any = figure.axes[0]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+    assert legend(figure) == [
         "straight: on the chord to rounding",
         "standard: up to 3×10⁻⁷ off the chord",
     ]
     assert figure.axes[0].get_ylabel().endswith("stretched")
     np.testing.assert_allclose(lines(figure.axes[0])["standard: up to 3×10⁻⁷ off the chord"], bent.T, **TIGHT)
+
+
+def legend(figure: Any) -> list[str]:
+    """What the legend above the axes says."""
+    return [text.get_text() for text in figure.subfigs[0].legends[0].get_texts()]
+
+
+def test_planes_are_drawn_on_top_of_each_other():
+    (first, one), (second, other) = flows(3), flows(12, amount=2.0)
+    planes = [
+        principal_plane(first, one),
+        principal_plane({f"{name} · b": path for name, path in second.items()}, other),
+    ]
+    figure = draw_planes(planes)
+    drawn = lines(figure.axes[0])
+    assert len(drawn) == 6
+    for plane in planes:
+        for name, points in plane.points.items():
+            (line,) = (line for label, line in drawn.items() if label.startswith(f"{name}:"))
+            np.testing.assert_array_equal(line, points.T)
+    with pytest.raises(ValueError, match="each name once"):
+        draw_planes([planes[0], planes[0]])
+
+
+def test_a_look_that_is_given_is_taken():
+    paths, chord = flows(3)
+    ring = Look("#E69F00", (0, (1, 1)), "X", hollow=True)
+    figure = output_plane(paths, chord, styles={"adapted": ring, "not there": ring})
+    taken: list[Any] = [line for line in figure.axes[0].get_lines() if str(line.get_label()).startswith("adapted")]
+    assert [(line.get_color(), line.get_marker(), line.get_markerfacecolor()) for line in taken] == [
+        ("#E69F00", "X", "#FFFFFF")
+    ]
 
 
 def test_axes_have_one_scale_unless_the_picture_would_be_flat():
@@ -206,6 +254,83 @@ def test_the_damping_line_is_the_root_of_lambda():
     bundle = [np.asarray(line.get_ydata()) for line in figure.axes[0].get_lines()[:-1]]
     assert (bundle[0][0], bundle[-1][0]) == (1.0, 1e-8)
     assert all(len(line) == 3 for line in bundle)
+
+
+def counted(figure: Any, panel: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Counts (bins, columns) of a map of singular values, and the edges of its bins."""
+    mesh = figure.axes[panel].collections[0]
+    counts = np.ma.filled(mesh.get_array(), 0)
+    return counts, mesh.get_coordinates()[:, 0, 1]
+
+
+def test_the_map_of_singular_values_counts_each_of_them_at_every_time():
+    rng = np.random.default_rng(SEED)
+    sigmas = np.sort(10.0 ** rng.uniform(-3, 1, (4, 57)), axis=1)[:, ::-1]
+    times = np.array([0.0, 0.2, 0.7, 1.0])
+    counts, edges = counted(spectrum_heat({"straight": (times, sigmas, 1e-8)}))
+    assert set(counts.sum(axis=0)) == {57}
+    # The first column is half a column after the first spectrum: sums below each edge are those of the interpolation.
+    weight = (0.5 / counts.shape[1]) / 0.2
+    first = np.exp((1 - weight) * np.log(sigmas[0]) + weight * np.log(sigmas[1]))
+    np.testing.assert_array_equal(np.cumsum(counts[:, 0]), [(first < edge).sum() for edge in edges[1:]])
+    assert edges[1] / edges[0] == pytest.approx(10**0.1, rel=0.02)  # a whole number of bins fits the range
+
+
+def test_the_map_has_the_damping_line_and_keeps_what_is_below_in_its_lowest_row():
+    sigmas = np.array([[1.0, 0.1, 0.0], [1.0, 0.1, 1e-300]])
+    figure = spectrum_heat({"adapted": (np.array([0.0, 1.0]), sigmas, 1e-6)})
+    (damping,) = (line for line in figure.axes[0].get_lines() if is_ink(line))
+    np.testing.assert_allclose(np.asarray(damping.get_ydata(), float), 1e-3)
+    counts, edges = counted(figure)
+    assert edges[0] == pytest.approx(1e-5), "nothing is told apart a hundred times below the line"
+    assert (counts[0] == 1).all()
+
+
+def test_seconds_of_the_ends_alone_are_drawn_as_the_end():
+    long = (np.array([0.1, 1.0, 2.0]), np.array([1.0, 0.1, 0.01]))
+    drawn = lines(cost_seconds({"straight": long, "adapted": (np.array([0.0, 7.0]), np.array([1.0, 1e-3]))}).axes[0])
+    np.testing.assert_array_equal(drawn["straight"], long)
+    np.testing.assert_array_equal(drawn["adapted"], [[7.0], [1e-3]])
+
+
+def test_deviations_of_several_flows_lie_on_their_predictions_without_the_start():
+    t = np.linspace(0, 0.9, 4)
+    measured = {"standard": (t, 0.1 * t), "straight": (t, 1e-8 * t)}
+    figure = deviation_curves(measured, predictions={"standard": (t, 0.2 * t)})
+    drawn = lines(figure.axes[0])
+    np.testing.assert_array_equal(drawn["standard"], [t[1:], 0.1 * t[1:]])
+    wide = [np.asarray(line.get_data()) for line in figure.axes[0].get_lines() if line.get_linewidth() == 5]
+    np.testing.assert_array_equal(wide[0], [t[1:], 0.2 * t[1:]])
+    assert legend(figure) == ["standard", "straight", "predicted"]
+
+
+def test_powers_of_ten_are_plain_characters():
+    figure = drift_curves({"standard": (np.linspace(0, 1, 3), np.array([0, 1.0, 2.0]))})
+    figure = deviation_curves({"a": (np.arange(3.0) / 2, np.array([0, 3e-9, 2e-2]))})
+    figure.draw_without_rendering()
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert "10⁻⁵" in labels
+    assert not [label for label in labels if "$" in label or "{" in label]
+
+
+def test_a_sample_on_the_simplex_is_at_its_barycentric_place():
+    way = np.array([[[1 / 3] * 3], [[0.7, 0.2, 0.1]]])
+    figure = simplex({"straight": way}, np.array([[0.0, 1.0, 0.0]]))
+    (path,) = (line for line in figure.axes[0].get_lines() if line.get_linewidth() == 0.8)
+    np.testing.assert_allclose(np.asarray(path.get_data(), float), [[0.5, 0.25], [3**0.5 / 6, 0.05 * 3**0.5]], **TIGHT)
+    assert path.get_color() == "#D55E00", "the colour of the second class"
+    (ring,) = (line for line in figure.axes[0].get_lines() if line.get_markerfacecolor() == "none")
+    np.testing.assert_allclose(np.asarray(ring.get_data(), float), [[1], [0]], **TIGHT)
+    assert "class 1" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_a_class_map_shows_the_matrices_on_one_scale():
+    start, end = np.full((3, 3), -0.5), np.eye(3)
+    figure = class_map({"start": start, "predicted": end}, quantity="output")
+    pictures = [ax.images[0] for ax in figure.axes[:2]]
+    for picture, matrix in zip(pictures, (start, end), strict=True):
+        np.testing.assert_array_equal(picture.get_array(), matrix)
+        assert picture.get_clim() == (-0.5, 1.0)
 
 
 def test_a_deviation_is_drawn_with_its_prediction_and_bound():
@@ -234,6 +359,21 @@ EDGES = {
     "no deviation": lambda: deviation_curve(np.arange(4.0), ZEROS, ZEROS),
     "deviation predicted only": lambda: deviation_curve(np.arange(4.0), ZEROS, ZEROS + 1e-9),
     "deviation at one time": lambda: deviation_curve(np.zeros(1), np.zeros(1)),
+    "deviations at one time": lambda: deviation_curves({"a": (np.zeros(1), np.zeros(1))}),
+    "no seconds": lambda: cost_seconds({"a": (ZEROS, ZEROS + 1)}),
+    "all is followed": lambda: dimension_curves({"a": (ZEROS, ZEROS + 4)}, {"a": (ZEROS, ZEROS)}),
+    "only the dimension": lambda: dimension_curves({"a": (ZEROS, ZEROS + 4)}, {}),
+    "nothing drifts": lambda: drift_curves({"a": (ZEROS, ZEROS)}, narrow=True),
+    "one spectrum": lambda: spectrum_heat({"a": (np.zeros(1), np.ones((1, 3)), 0.0)}),
+    "no rank on the map": lambda: spectrum_heat({"a": (np.arange(2.0), np.zeros((2, 5)), 0.0)}, narrow=True),
+    "six spectra": lambda: spectrum_heat({c: (np.arange(2.0), np.ones((2, 5)), 1e-9) for c in "abcdef"}),
+    "seven class maps": lambda: class_map({c: np.eye(2) for c in "abcdefg"}, quantity="output"),
+    "a class without samples": lambda: class_map(
+        {"a": np.array([[np.nan, np.nan], [0, 1]])}, quantity="p", narrow=True
+    ),
+    "a long legend": lambda: drift_curves(
+        {f"standard · {'long' * 9}{i}": (ZEROS, ZEROS) for i in range(9)}, narrow=True
+    ),
 }
 
 
@@ -255,6 +395,18 @@ def test_edge_cases_draw_without_a_warning(draw):
         (lambda: spectrum_map(ZEROS, np.full((4, 2), -1.0)), "not negative, got -1"),
         (lambda: spectrum_map(ZEROS, np.zeros((4, 0))), r"got \(4,\) and \(4, 0\)"),
         (lambda: deviation_curve(ZEROS, np.array([0, 1, np.inf, 2])), "deviation: expected finite numbers, got 1"),
+        (lambda: deviation_curves({}), "Deviation from the chord: no curve"),
+        (lambda: over_clock("Held out", {"cost": {}}), "Held out: no curve"),
+        (lambda: cost_seconds({}), "cost_seconds: no curve"),
+        (lambda: draw_planes([]), "at least one plane"),
+        (lambda: spectrum_heat({}), "spectrum_heat: no spectrum"),
+        (lambda: spectrum_heat({"a": (ZEROS, np.full((4, 2), np.nan), 1.0)}), "singular values: expected finite"),
+        (lambda: simplex({}, np.ones((1, 3)) / 3), "simplex: no path"),
+        (lambda: simplex({"a": np.ones((2, 1, 3))}, np.ones((1, 3)) / 3), "a: expected probabilities that sum to 1"),
+        (lambda: simplex({"a": np.ones((2, 1, 2)) / 2}, np.ones((1, 3)) / 3), "a: expected three classes"),
+        (lambda: simplex({"a": np.ones((2, 4, 3)) / 3}, np.ones((1, 3)) / 3), r"a: expected shape \(T, N, 3\), N ≤ 1"),
+        (lambda: class_map({}, quantity="p"), "class_map: expected square matrices"),
+        (lambda: class_map({"a": np.ones((2, 3))}, quantity="p"), r"got shapes \[\(2, 3\)\]"),
     ],
 )
 def test_bad_arrays_are_refused_in_one_line(draw, message):
