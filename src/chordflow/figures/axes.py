@@ -100,9 +100,9 @@ def legend(ax: Any, *, narrow: bool = False) -> None:
     handles, labels = ax.get_legend_handles_labels()
     if not handles:
         return
-    # In points: a handle with its space, five for a character.
-    widths = [58 + 5 * len(label) for label in labels]
-    room = 72 * (NARROW if narrow else ax.figure.figure.get_figwidth()) - 12
+    # In points: a handle with its space, and what a character takes on average.
+    widths = [50 + 4.6 * len(label) for label in labels]
+    room = 72 * (NARROW if narrow else ax.figure.figure.get_figwidth())
     columns = len(labels) if sum(widths) < room else max(1, int(room // max(widths)))
     ax.figure.legend(handles, labels, loc="outside upper left", ncols=columns, columnspacing=1.4)
 
@@ -115,7 +115,8 @@ def note(ax: Any, text: str, *, narrow: bool = False) -> None:
 def number(value: float, *, digits: int = 2) -> str:
     """So many digits, with a power of ten as one writes it."""
     mantissa, _, power = f"{value:.{digits}g}".partition("e")
-    return f"{mantissa}×10{str(int(power)).translate(SUPERSCRIPTS)}" if power else mantissa
+    text = f"{mantissa}×10{str(int(power)).translate(SUPERSCRIPTS)}" if power else mantissa
+    return text.replace("-", "−")
 
 
 def timed(name: str, curve: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -132,7 +132,8 @@ def class_map(panels: Mapping[str, Float[np.ndarray, "_Q _Q"]], *, quantity: str
     size = shapes.pop()[0]
     values = np.concatenate([np.ravel(matrix) for matrix in panels.values()])
     low, high = min(0.0, float(np.nanmin(values))), max(1.0, float(np.nanmax(values)))
-    columns = 2 if narrow else min(len(panels), 6)
+    wide = 4 if max(map(len, panels)) > 15 else 6
+    columns = 2 if narrow else min(len(panels), wide)
     rows = -(-len(panels) // columns)
     title, grid = "Mean outputs per class", (rows, columns)
     with new_axes(8.2, 1.1 + 1.45 * rows, 0, title, narrow=narrow, grid=grid) as (figure, axes):

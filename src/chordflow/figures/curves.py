@@ -128,6 +128,8 @@ def cost_seconds(
         if logarithmic and any((seconds > 0).any() for seconds, _ in costs.values()):
             ax.set_xscale("log")
             powers(ax.xaxis)
+        else:
+            ax.set_xlim(left=0)
         ax.set(xlabel="seconds", ylabel="C − Cₘᵢₙ")
         note(ax, remark, narrow=narrow)
         legend(ax, narrow=narrow)
@@ -338,7 +340,17 @@ def over_clock(
                 values = [[y for _, y in part.values()] for part in (measured, foreseen)]
                 drawn, remark = ordinate(ax, *values)
                 note(ax, remark, narrow=narrow)
+            else:
+                _keep_apart(ax, [y for _, y in measured.values()])
             curves(ax, measured, foreseen, look_of, drawn)
             ax.set(xlabel=CLOCK, ylabel=ylabel, xlim=(-0.03, 1.03))
         legend(axes[0], narrow=narrow)
     return figure
+
+
+def _keep_apart(ax: Any, values: list[np.ndarray]) -> None:
+    """Show what is constant but for a thousandth as constant."""
+    everything = np.concatenate(values)
+    middle = (everything.max() + everything.min()) / 2
+    if 0 < np.ptp(everything) < 1e-3 * abs(middle):
+        ax.set_ylim(middle - 0.05 * abs(middle), middle + 0.05 * abs(middle))

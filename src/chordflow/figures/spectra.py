@@ -19,6 +19,8 @@ Spectrum = tuple[Float[np.ndarray, " _T"], Float[np.ndarray, "_T _k"], float]
 
 PER_DECADE, COLUMNS = 10, 240
 """Bins of the map of singular values: per power of ten of σ, and over time."""
+MAX_COLUMNS = 4
+"""Panels in a row."""
 
 
 def spectrum_map(
@@ -119,12 +121,16 @@ def spectrum_heat(spectra: Mapping[str, Spectrum], *, narrow: bool = False) -> "
     colours = load_extra("matplotlib.colors", "figures").LogNorm(1, max(2.0, max(c.max() for c in counts.values())))
     title = "Spectrum of the Jacobian over time"
     mesh: Any = None
-    height = 1.2 + 1.5 * len(checked) if narrow else 3.4
-    shape = (len(checked), 1) if narrow else (1, len(checked))
-    with new_axes(8.2, height, 0, title, narrow=narrow, grid=shape, sharey=True, sharex=narrow) as (figure, axes):
-        for ax, (name, (ts, _, lam)) in zip(axes, checked.items(), strict=True):
-            grid = np.linspace(ts[0], ts[-1], counts[name].shape[1] + 1) if ts[-1] > ts[0] else ts[0] + [-0.01, 0.01]
-            mesh = ax.pcolormesh(grid, edges, counts[name], cmap="cividis", norm=colours, rasterized=True, zorder=2)
+    columns = 1 if narrow else min(MAX_COLUMNS, len(checked))
+    rows = -(-len(checked) // columns)
+    height = 1.2 + 1.5 * rows if narrow else 0.9 + 2.5 * rows
+    grid = (rows, columns)
+    with new_axes(8.2, height, 0, title, narrow=narrow, grid=grid, sharey=True, sharex=True) as (figure, axes):
+        for ax in axes[len(checked) :]:
+            ax.set_axis_off()
+        for ax, (name, (ts, _, lam)) in zip(axes, checked.items(), strict=False):
+            edge = np.linspace(ts[0], ts[-1], counts[name].shape[1] + 1) if ts[-1] > ts[0] else ts[0] + [-0.01, 0.01]
+            mesh = ax.pcolormesh(edge, edges, counts[name], cmap="cividis", norm=colours, rasterized=True, zorder=2)
             ax.plot([-0.03, 1.03], [np.sqrt(lam)] * 2, **DAMPING)
             ax.annotate("√λ", (0.0, np.sqrt(lam)), (0, 2), textcoords="offset points", ha="left", va="bottom")
             ax.plot(ts, [low] * len(ts), "|", color=GREY, markersize=6, clip_on=False, zorder=5)
@@ -134,8 +140,13 @@ def spectrum_heat(spectra: Mapping[str, Spectrum], *, narrow: bool = False) -> "
         for ax in axes if narrow else axes[:1]:
             ax.set_ylabel("singular value σ")
             powers(ax.yaxis)
-        for ax in axes[:-1] if narrow else ():
-            ax.xaxis.label.set_visible(False)
+        for i, ax in enumerate(axes[: len(checked)]):
+            lowest = i >= len(checked) - columns
+            ax.tick_params(labelbottom=lowest)
+            ax.xaxis.label.set_visible(lowest)
+        for ax in axes[::columns]:
+            ax.set_ylabel("singular value σ")
+            powers(ax.yaxis)
         place: dict[str, Any] = {"location": "bottom", "aspect": 40} if narrow else {"aspect": 30, "pad": 0.02}
         bar = axes[0].figure.colorbar(mesh, ax=list(axes), label="singular values per 0.1 decade", **place)
         powers(bar.ax.xaxis if narrow else bar.ax.yaxis)

@@ -1,0 +1,406 @@
+"""The page of run folders: what it holds, that it asks nothing of a network, and what it says where something lacks."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import xarray
+
+import chordflow as cf
+from chordflow import record, verification
+from chordflow.cli import main
+from chordflow.report import write_report
+from chordflow.report.reading import read_runs
+from chordflow.report.sections import planes, sections
+from chordflow.verification import Check, Outcome
+
+FIGURES = ["outputs", "cost", "seconds", "deviation", "spectrum", "reach", "drift", "classes", "heldout"]
+CONFIG = {"flows": ["straight", "standard"], "loss": "squared_error", "data": {"name": "digits", "samples": 4}}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes and text, and whether each is closed in its turn."""
+
+    VOID = frozenset({"meta", "input", "br", "link", "img"})
+
+    def __init__(self, text: str):
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == [], f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, {key: value or "" for key, value in attrs}))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, {key: value or "" for key, value in attrs}))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data):
+        if self.open[-1:] not in (["script"], ["style"]):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+    def all(self, tag: str, **attributes: str) -> list[dict[str, str]]:
+        return [a for t, a in self.elements if t == tag and attributes.items() <= a.items()]
+
+
+def page_of(path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def flow_data(*, bend: float = 0.0, end: float = 1.0, seed: int = 0, classes: int = 3, loss: str = "SquaredError"):
+    """A dataset as a run leaves it, of a made-up flow on four samples that bends off its chord."""
+    rng = np.random.default_rng(seed)
+    x0, target = rng.normal(size=(4, classes)), np.eye(classes)[np.arange(4) % classes] * 0.7 + 0.3 / classes
+    y = np.log(target) if loss == "CrossEntropy" else target
+    if loss == "CrossEntropy":
+        y += np.mean(x0 - y, axis=1, keepdims=True)
+    t = np.linspace(0, end, 9)
+    way = rng.normal(size=x0.shape)
+    x = x0 + t[:, None, None] * (y - x0) + bend * (t * (1 - t))[:, None, None] * way
+    off = abs(x - x0 - t[:, None, None] * (y - x0)).max(axis=(1, 2)) / abs(y - x0).max()
+    cost = 0.5 * ((x - y) ** 2).sum(axis=(1, 2)) / 4
+    sigma = np.geomspace(10, 1e-3, 12) * (1 + t[::4, None])
+    with np.errstate(divide="ignore"):
+        s = -4 * np.log1p(-t)
+    variables = {
+        "outputs": (("time", "sample", "output"), x),
+        "cost": ("time", cost),
+        "target": (("sample", "output"), target),
+        "equilibrium": (("sample", "output"), y),
+        "predicted_cost": ("time", cost * 1.1),
+        "deviation": ("time", off),
+        "predicted_deviation": ("time", 1.1 * off, {"long_name": "max |x − chord|, predicted by (2.58)"}),
+        "sigma": (("spectrum_time", "singular_value"), sigma),
+        "effective_dimension": ("spectrum_time", 12 - t[::4]),
+        "unreachable_fraction": ("diagnosis_time", 1e-9 + 0.1 * t[::2]),
+        "kernel_drift": ("diagnosis_time", t[::2]),
+        "test_cost": ("time", cost + 0.1),
+        "seconds": ((), 1.5),
+    }
+    coords = {"time": t, "s": ("time", s), "spectrum_time": t[::4], "diagnosis_time": t[::2]}
+    attrs = {"num_samples": 4.0, "lam": 1e-6, "cost_minimum": 0.0, "loss": loss, "flow": "made up"}
+    return xarray.Dataset(variables, coords=coords, attrs=attrs)
+
+
+def folder(path, datasets, config=CONFIG):
+    """A run folder with these datasets and a summary that goes with them."""
+    run = record.create(path, config)
+    row = {"quantity": "deviation from the chord", "predicted": 0.0, "measured": 3e-8}
+    for name, dataset in datasets.items():
+        run.write_dataset(record.dataset_name(name), dataset)
+    flow = {"result": "successful", "samples": 4, "stats": {"num_steps": 7}, "comparison": [row]}
+    run.write_summary({"flows": dict.fromkeys(datasets, flow)})
+    return run
+
+
+def shown(*runs) -> dict[str, str]:
+    """The sections of a page without drawing them: caption and remarks of each, in capitals where it has a figure."""
+    found = sections(read_runs([run.path for run in runs]))
+    words = {one.ident: " ".join([one.caption, *one.remarks]) for one in found}
+    return {one.ident.upper() if one.make else one.ident: words[one.ident] for one in found}
+
+
+def two_flows(**options):
+    return {"straight": flow_data(**options), "standard": flow_data(bend=3.0, end=0.6, **options)}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return folder(tmp_path_factory.mktemp("made") / "first", two_flows())
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    return page_of(write_report([made.path]))
+
+
+# What is there -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_of_the_command_line_gives_a_page_beside_its_data(tmp_path, capsys):
+    out = tmp_path / "tiny"
+    words = ["data.samples=8", "model.widths=8", "saves=9", "flows=straight,adapted,standard"]
+    assert main(["run", *words, f"out={out}"]) == 0
+    capsys.readouterr()
+    assert main(["report", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out / 'report.html'}\n"
+    page = page_of(out / "report.html")
+    assert [svg["id"] for svg in page.all("svg", **{"class": "wide"})] == [f"{name}-wide" for name in FIGURES]
+    assert "Not shown" not in page.text
+    assert "predicted by (2.58) from S along the run" in page.text
+    assert "not finished" not in page.text
+
+
+def test_every_figure_has_two_widths_a_title_a_caption_and_a_download(page):
+    for name in FIGURES:
+        (section,) = page.all("section", id=name)
+        assert section["aria-labelledby"] == f"{name}-title"
+        assert page.all("svg", id=f"{name}-wide", role="img")
+        assert page.all("svg", id=f"{name}-narrow", role="img")
+        assert page.all("a", **{"class": "download", "data-svg": f"{name}-wide", "download": f"{name}.svg"})
+    assert len(page.all("figcaption")) == len(FIGURES)
+    assert page.text.count("Look ") >= len(FIGURES), "each caption says what to look for"
+
+
+def test_nothing_is_asked_of_a_network(made):
+    text = (made.path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    for tag, attributes in page.elements:
+        for key in ("src", "href", "xlink:href", "data", "action", "srcset", "poster"):
+            value = attributes.get(key, "#")
+            assert value.startswith(("#", "data:image/png;base64,")), f"<{tag} {key}={value[:60]}>"
+    assert not re.search(r"https?:|@import|url\((?!#)", text)
+    (policy,) = page.all("meta", **{"http-equiv": "Content-Security-Policy"})
+    assert policy["content"].startswith("default-src 'none'")
+
+
+def test_ids_are_unique_and_references_lead_somewhere(page):
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for tag, attributes in page.elements:
+        targets = [attributes.get("href", ""), *re.findall(r"url\((#[^)]+)\)", " ".join(attributes.values()))]
+        for target in (target for target in targets if target.startswith("#")):
+            assert target[1:] in ids, f"<{tag}> refers to {target}"
+
+
+def test_equal_folders_give_equal_bytes(tmp_path, made):
+    again = folder(tmp_path / "first", two_flows())
+    pages = [write_report([run.path], tmp_path / f"{i}.html").read_text() for i, run in enumerate((made, again))]
+    # The path of the folder is in the hint about the verification.
+    assert pages[0].replace(str(made.path), "") == pages[1].replace(str(again.path), "")
+
+
+def motion(path) -> list[dict]:
+    text = path.read_text(encoding="utf-8")
+    return json.loads(re.search(r'id="motion">(.*?)</script>', text)[1])  # pyright: ignore[reportOptionalSubscript]
+
+
+def test_the_marks_go_where_the_lines_are_drawn(made, page):
+    """The dots of the slider and matplotlib's own path through the same points."""
+    text = (made.path / "report.html").read_text(encoding="utf-8")
+    flows = motion(made.path / "report.html")
+    assert len(page.all("circle", **{"class": "mark"})) == 2 * len(flows)
+    for kind in ("wide", "narrow"):
+        picture = re.search(rf'<svg class="{kind}" id="outputs-{kind}".*?</svg>', text, re.DOTALL)
+        assert picture is not None
+        for flow in flows:
+            drawn = "\n".join(f"{c} {x:.2f} {y:.2f}" for c, x, y in zip("M" + "L" * 8, *flow[kind], strict=True))
+            rounded = re.sub(r"\d+\.\d+", lambda m: f"{float(m[0]):.2f}", picture[0])
+            assert drawn.replace(".00", "") in rounded.replace(".00", "")
+    assert flows[0]["t"] == [0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]
+
+
+def test_colours_follow_the_theme(made):
+    text = (made.path / "report.html").read_text(encoding="utf-8")
+    assert "var(--blue, #0072b2)" in text
+    style = text[: text.index("</style>")]
+    for name in set(re.findall(r"var\(--([a-z]+), #", text)):
+        assert style.count(f"--{name}:") == 4, f"--{name} in light, dark (twice) and print"
+
+
+def test_predictions_and_outcomes_are_in_the_table(page):
+    assert "deviation from the chord 0 3×10⁻⁸" in page.text
+    assert "successful, 4 samples, 7 steps, 1.5 s" in page.text
+
+
+def test_the_slider_has_a_label_and_keys(page):
+    (slider,) = page.all("input", id="clock")
+    assert slider["type"] == "range", "the browser's own slider listens to arrow keys"
+    assert page.all("label", **{"for": "clock"})
+
+
+# Several runs --------------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_are_drawn_on_the_same_axes_with_looks_of_their_own(tmp_path, made):
+    other = folder(tmp_path / "second", two_flows(seed=1))
+    page = page_of(write_report([made.path, other.path], tmp_path / "both.html"))
+    for label in ("straight · first", "standard · first", "straight · second", "standard · second"):
+        assert page.text.count(label) >= 8, "in the legends and tables"
+    assert "The runs have different chords" in page.text
+    assert [svg["id"] for svg in page.all("svg", **{"class": "wide"})] == [f"{name}-wide" for name in FIGURES]
+    assert page.all("section", id="config-1")
+    marks = page.all("circle", **{"class": "mark", "data-path": "wide"})
+    assert len({mark["style"] for mark in marks}) == 4
+
+
+def test_runs_with_one_chord_share_a_plane(tmp_path, made):
+    other = folder(tmp_path / "second", two_flows())
+    assert len(planes([one for run in read_runs([made.path, other.path]) for one in run.series])) == 1
+    assert "different chords" not in shown(made, other)["OUTPUTS"]
+
+
+def test_folders_of_one_name_are_told_apart(tmp_path):
+    runs = [folder(tmp_path / name / "run", {"straight": flow_data(seed=i)}).path for i, name in enumerate("ab")]
+    labels = [one.label for run in read_runs(runs) for one in run.series]
+    assert labels == ["straight · a/run", "straight · b/run"]
+
+
+def test_one_run_twice_is_refused(made):
+    with pytest.raises(ValueError, match="is there 2 times, expected each run once"):
+        write_report([made.path, made.path])
+
+
+# Less than everything ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dropped", "gone"),
+    [
+        (["equilibrium"], ["outputs"]),
+        (["deviation", "predicted_deviation"], ["deviation"]),
+        (["predicted_deviation"], []),
+        (["sigma"], ["spectrum"]),
+        (["effective_dimension"], []),
+        (["effective_dimension", "unreachable_fraction"], ["reach"]),
+        (["kernel_drift"], ["drift"]),
+        (["target"], ["classes"]),
+        (["seconds"], ["seconds"]),
+        (["cost"], ["cost", "seconds"]),
+        (["predicted_cost"], []),
+        (["test_cost"], ["heldout"]),
+    ],
+    ids=" ".join,
+)
+def test_what_a_folder_does_not_hold_is_named_and_the_rest_is_drawn(tmp_path, dropped, gone):
+    less = {name: data.drop_vars(dropped) for name, data in two_flows().items()}
+    found = shown(folder(tmp_path / "run", less))
+    assert [name.lower() for name in found if name.isupper()] == [name for name in FIGURES if name not in gone]
+    for name in gone:
+        assert name == "heldout" or found[name], "the section stays and says why"
+
+
+def test_a_folder_of_the_first_version_has_its_outputs_told_and_its_cost_drawn(tmp_path):
+    """What runs held before reports: no labels, no diagnosis, no attributes but those of the trajectory."""
+    old = {name: data[["outputs", "cost", "sigma", "seconds"]] for name, data in two_flows().items()}
+    for data in old.values():
+        data.attrs = {}
+    page = page_of(write_report([folder(tmp_path / "run", old).path]))
+    assert [svg["id"] for svg in page.all("svg", **{"class": "wide"})] == ["cost-wide", "seconds-wide", "spectrum-wide"]
+    assert "an older version made it" in page.text
+
+
+def test_a_reason_that_the_run_gave_is_repeated(tmp_path):
+    data = two_flows()
+    data["standard"] = data["standard"].drop_vars("kernel_drift")
+    data["standard"].attrs["without_kernel_drift"] = "the Gram matrix of n = 9999 outputs is above what is diagnosed"
+    text = shown(folder(tmp_path / "run", data))["DRIFT"]
+    assert "Not shown for standard: the Gram matrix of n = 9999 outputs" in text
+
+
+def test_an_unfinished_run_is_shown_as_far_as_it_is_there(tmp_path):
+    run = folder(tmp_path / "run", {"straight": flow_data()[["outputs", "equilibrium"]]})
+    page = page_of(write_report([run.path]))
+    assert "not finished: standard" in page.text
+    assert page.all("svg", id="outputs-wide")
+    empty = record.create(tmp_path / "empty", CONFIG)
+    page = page_of(write_report([empty.path]))
+    assert "not finished: straight, standard" in page.text
+    assert not page.all("svg")
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_logits_are_shown_as_probabilities(tmp_path, classes):
+    run = folder(tmp_path / "run", two_flows(classes=classes, loss="CrossEntropy"))
+    text = shown(run)["CLASSES"]
+    assert ("Each sample's probabilities" in text) == (classes == 3)
+    assert ("Mean probability of each unit" in text) == (classes != 3)
+
+
+def test_labels_that_are_no_classes_have_no_class_view(tmp_path):
+    data = flow_data()
+    data["target"] = data["target"] - 0.5
+    assert "The task is not a classification" in shown(folder(tmp_path / "run", {"straight": data}))["classes"]
+
+
+# Words of others -----------------------------------------------------------------------------------------------------
+
+
+def test_words_of_the_user_stay_words(tmp_path):
+    evil = "<script>alert('$x$')</script>"
+    config = {**CONFIG, "loss": evil, "data": {"name": f"</title>{evil}", "samples": 4}}
+    few = ["outputs", "cost", "equilibrium", "deviation"]
+    run = folder(tmp_path / "run <b>$a$", {"straight": flow_data(seed=2)[few]}, config)
+    other = folder(tmp_path / "b&b", {"straight": flow_data()[few]})
+    path = write_report([run.path, other.path], tmp_path / "page.html")
+    page = page_of(path)
+    assert len(page.all("script")) == 2, "the page's own"
+    assert not page.all("b")
+    assert "straight · run <b>$a$" in page.text
+    assert evil in page.text
+
+
+def test_mistakes_are_one_line(tmp_path, made, capsys):
+    for words, text in [
+        ([str(tmp_path / "none")], "does not exist"),
+        ([str(tmp_path)], "no config.toml"),
+        ([str(made.path), "--out", str(tmp_path / "no" / "page.html")], "cannot be written"),
+    ]:
+        assert main(["report", *words]) == 2
+        said = capsys.readouterr().err
+        assert text in said
+        assert said.count("\n") == 1
+    (made.path / "verification.json").write_text("{}")
+    try:
+        with pytest.raises(ValueError, match=r"verification\.json is damaged"):
+            write_report([made.path], tmp_path / "page.html")
+    finally:
+        (made.path / "verification.json").unlink()
+
+
+# Statements ----------------------------------------------------------------------------------------------------------
+
+CHECKS = [
+    Check("a", "x < y & z", "2.1", Outcome.HOLDS, 1.0, 1.0, 0.0, 1e-9, "rounding"),
+    Check("b", "and so on", "2.2", Outcome.FAILS, 1.0, 2.0, float("nan"), 1e-9, "rounding"),
+    Check("c", "the rest", "2.3", Outcome.NOT_APPLICABLE, None, None, None, None, "one-hot labels"),
+]
+
+
+def test_statements_that_were_checked_are_listed(tmp_path):
+    # Nothing to draw: the words are looked at.
+    run = folder(tmp_path / "run", {})
+    assert "chordflow verify" in page_of(write_report([run.path])).text
+    verification.keep(run.path, CHECKS, 20)
+    kept = verification.read_kept(run.path)
+    assert kept is not None
+    assert kept.checks[0] == CHECKS[0]
+    page = page_of(write_report([run.path]))
+    assert "on 20 of its samples: 1 hold, 1 do not hold, 1 not applicable" in page.text
+    assert "x < y & z" in page.text
+    assert "error nan > 1×10⁻⁹ (rounding)" in page.text
+    assert page.all("details")[0].keys() == {"open"}, "a statement that fails is not folded away"
+
+
+def test_verify_keeps_its_outcome_in_a_run_folder(tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def examine(evidence):
+        seen.append((evidence.problem.num_samples, evidence.rtol, evidence.eps))
+        return CHECKS[:1]
+
+    monkeypatch.setattr(verification, "examine", examine)
+    config = {**CONFIG, "rtol": 1e-5, "eps": 1e-3, "model": {"name": "mlp", "widths": [4]}}
+    run = folder(tmp_path / "run", {"straight": flow_data()}, config)
+    assert main(["verify", str(run.path)]) == 0
+    assert f"kept for the report: {run.path / 'verification.json'}" in capsys.readouterr().out
+    assert main(["verify", str(run.path), "data.samples=3", "eps=1e-2"]) == 0
+    # Tolerances of the run's flows are not those of a verification; more samples than the run has are not taken.
+    assert seen == [(4, 1e-8, None), (3, 1e-8, 1e-2)]
+    kept = cf.verification.read_kept(run.path)
+    assert kept is not None
+    assert kept.samples == 3
