@@ -32,6 +32,7 @@ LAYERS = (
     ("report",),
     ("bench", "kernel_run"),
     ("experiment",),
+    ("recording", "watch"),
     ("diagnosis",),
     ("verification",),
     ("setting",),
@@ -57,14 +58,14 @@ LAYERS = (
     ("theory",),
     ("losses", "data", "models"),
     ("projection", "sources", "files"),
-    ("extras", "bounds", "lookup", "memory", "parameters"),
+    ("environment", "extras", "bounds", "interruption", "lookup", "memory", "parameters"),
 )
 RANK = {name: len(LAYERS) - i for i, names in enumerate(LAYERS) for name in names}
 
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 # Loaded by the functions that need them, never by `import chordflow`.
-LAZY = ("sklearn", "matplotlib", "xarray", "orbax", "h5netcdf", "h5py", "pandas", "flax", "tqdm")
+LAZY = ("sklearn", "matplotlib", "xarray", "orbax", "h5netcdf", "h5py", "pandas", "flax", "tqdm", "rich", "wandb")
 
 IMPORT_COST = 1.2
 

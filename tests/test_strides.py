@@ -1,5 +1,7 @@
 """A run in strides is the run that `evolve` makes in one piece, wherever the strides end."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,14 +71,9 @@ def test_strides_of_any_length_are_evolve_bit_for_bit(name):
             assert float(trajectory.stats[key]) == float(whole.stats[key]), key
 
 
-def test_a_stop_and_a_way_through_a_file_change_no_bit_and_compile_nothing(tmp_path):
-    course = Course(arranged("straight"))
-    whole = gone(course, 2)
-    first = course.stride(course.start(), 3)
-    leaves, structure = jax.tree.flatten(first.place)
-    np.savez(tmp_path / "place.npz", *map(np.asarray, leaves))
-    read = np.load(tmp_path / "place.npz")
-    place = jax.tree.unflatten(structure, [jnp.asarray(read[f"arr_{i}"]) for i in range(len(leaves))])
+@contextlib.contextmanager
+def counting_strides_compiled():
+    """One entry for each time the program of a stride is traced inside the block."""
     traced = []
 
     def listen(event, duration_secs, **metadata):
@@ -85,13 +82,32 @@ def test_a_stop_and_a_way_through_a_file_change_no_bit_and_compile_nothing(tmp_p
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        end, (ts, saved) = gone(course, 5, place)
+        yield traced
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_one_program_serves_the_first_stride_and_all_after_it():
+    course = Course(arranged("straight", max_steps=99))
+    with counting_strides_compiled() as traced:
+        gone(course, 2)
+    assert len(traced) == 1
+
+
+def test_a_stop_and_a_way_through_a_file_change_no_bit_and_compile_nothing(tmp_path):
+    course = Course(arranged("straight"))
+    whole = gone(course, 2)
+    first = course.stride(course.start(), 3)
+    leaves, structure = jax.tree.flatten(first.place)
+    np.savez(tmp_path / "place.npz", *map(np.asarray, leaves))
+    read = np.load(tmp_path / "place.npz")
+    place = jax.tree.unflatten(structure, [jnp.asarray(read[f"arr_{i}"]) for i in range(len(leaves))])
+    with counting_strides_compiled() as traced:
+        end, (ts, saved) = gone(course, 5, place)
+    assert traced == []
     assert same(end, whole[0])
     assert np.array_equal(np.concatenate([first.ts, ts]), whole[1][0])
     assert same(jax.tree.map(lambda *rows: np.concatenate(rows), first.saved, saved), whole[1][1])
-    assert traced == []
 
 
 def test_max_steps_bounds_all_strides_together():

@@ -25,6 +25,7 @@ from chordflow.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from chordflow import data, models, optim, physics, sklearn, verification
+    from chordflow.experiment import resume
     from chordflow.record import open_run
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "open_run",
     "optim",
     "physics",
+    "resume",
     "sklearn",
     "solve",
     "standard",
@@ -77,12 +79,13 @@ __version__ = "0.1.0"
 
 
 _LAZY = ("data", "models", "optim", "physics", "sklearn", "verification")
+_LAZY_FUNCTIONS = {"open_run": "chordflow.record", "resume": "chordflow.experiment"}
 
 
 def __getattr__(name: str) -> Any:
     """Modules that few programs use are loaded when they are first asked for; ``cf.sklearn`` loads scikit-learn."""
     if name in _LAZY:
         return importlib.import_module(f"chordflow.{name}")
-    if name == "open_run":
-        return importlib.import_module("chordflow.record").open_run
+    if name in _LAZY_FUNCTIONS:
+        return getattr(importlib.import_module(_LAZY_FUNCTIONS[name]), name)
     raise AttributeError(f"module 'chordflow' has no attribute {name!r}")

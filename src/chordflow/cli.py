@@ -1,9 +1,11 @@
 """Command line: arguments → config → experiment. No numerics."""
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 EPILOG_RUN = """examples:
@@ -16,6 +18,13 @@ mine:network(input_shape, num_outputs, seed) -> (apply, params), mine:huber(x, y
 mine:path(t, x0, y) -> outputs are functions of a module mine.py in this folder or on PYTHONPATH.
 
 keys: {keys}
+"""
+EPILOG_RESUME = """examples:
+  chordflow resume runs/digits-20260101-120000
+  chordflow resume runs/* --quiet
+
+A run that was stopped with Ctrl-C, killed, or stopped by a full disk goes on from its last checkpoint and ends as if it
+had never stopped. Files that were damaged are named, set aside and made again. What is finished is left as it is.
 """
 EPILOG_VERIFY = """examples:
   chordflow verify
@@ -44,11 +53,17 @@ VERIFY_SAMPLES = 20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command: 0 on success, 1 if a flow ended early or a statement does not hold, 2 for a user's mistake."""
+    """Run a command and return its exit status.
+
+    0 on success; 1 if a flow ended early, a statement does not hold, or the disk refuses; 2 for a user's mistake; 128
+    and the number of the signal if it was stopped, which is 130 for Ctrl-C.
+    """
     arguments = _parser().parse_args(argv)
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # model.name = mymodule:network is looked for here too, as with `python -m`
     import jax
+
+    from chordflow.record import StorageError
 
     # Flows need float64, and this process is ours: the library itself changes no flag.
     jax.config.update("jax_enable_x64", True)
@@ -58,10 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.traceback:
             raise
         print(f"chordflow: {str(error).splitlines()[0] if str(error) else type(error).__name__}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("chordflow: stopped; what had finished is in the run folder", file=sys.stderr)
-        return 130
+        return 1 if isinstance(error, StorageError) else 2
+    except KeyboardInterrupt as stop:
+        print(f"chordflow: {stop if str(stop) else 'stopped'}", file=sys.stderr)
+        return 128 + getattr(stop, "signal_number", signal.SIGINT)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"chordflow {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Any, summary: str, epilog: str) -> argparse.ArgumentParser:
+    def add(name: str, command: Any, summary: str, epilog: str, *, folders: bool = False) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name,
             help=summary,
@@ -80,16 +95,21 @@ def _parser() -> argparse.ArgumentParser:
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.add_argument(
-            "words", nargs="*", metavar="[CONFIG.toml] [key=value ...]", help="configuration and overrides"
-        )
+        if folders:
+            sub.add_argument("words", nargs="+", metavar="RUN", help="run folder")
+        else:
+            what = "configuration and overrides"
+            sub.add_argument("words", nargs="*", metavar="[CONFIG.toml] [key=value ...]", help=what)
         sub.add_argument("--traceback", action="store_true", help="show where a mistake was noticed")
         sub.set_defaults(command=command)
         return sub
 
     listed, fewer = ", ".join(keys()), ", ".join(keys(RUN_ONLY))
     run = add("run", _run, "Integrate flows and compare them with the theory.", EPILOG_RUN.format(keys=listed))
-    run.add_argument("--quiet", action="store_true", help="say nothing but mistakes")
+    run.add_argument("--overwrite", action="store_true", help="start over where out is a run folder")
+    _add_watching(run)
+    summary = "Go on with a run that was stopped or killed, from its last checkpoint."
+    _add_watching(add("resume", _resume, summary, EPILOG_RESUME, folders=True))
     add("verify", _verify, "Check the statements of the theory on a problem.", EPILOG_VERIFY.format(keys=fewer))
     summary = "Compute the Gram matrix DDᵀ (the tangent kernel) of a problem, its spectrum, and keep it."
     gram = add("gram", _gram, summary, EPILOG_GRAM.format(keys=", ".join(keys(NOT_FOR_GRAM))))
@@ -99,6 +119,15 @@ def _parser() -> argparse.ArgumentParser:
     bench = add("bench", _bench, summary, EPILOG_BENCH.format(keys=known))
     bench.add_argument("--quiet", action="store_true", help="say nothing but mistakes")
     return parser
+
+
+def _add_watching(parser: argparse.ArgumentParser) -> None:
+    """Ways to follow a run beside the live table of a terminal, and the plain lines elsewhere."""
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quiet", action="store_true", help="say nothing but mistakes")
+    how.add_argument("--json", action="store_true", help="say everything as JSON, one object a line")
+    parser.add_argument("--tensorboard", metavar="FOLDER", help="log to TensorBoard too")
+    parser.add_argument("--wandb", metavar="PROJECT", help="log to Weights & Biases too (WANDB_MODE=offline works)")
 
 
 def _sorted(words: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -112,16 +141,57 @@ def _sorted(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from chordflow import experiment, record
+    from chordflow import experiment
     from chordflow.config import load_config
 
     config = load_config(*_sorted(arguments.words))
-    path = experiment.run(config, say=_voice(arguments), progress=_shows_bars(arguments))
-    results = {name: flow["result"] for name, flow in record.open_run(path).summary["flows"].items()}
+    with _watched(arguments) as (say, watchers):
+        path = experiment.run(config, say=say, watchers=watchers, overwrite=arguments.overwrite)
+    return _outcome(path)
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    from chordflow import experiment
+
+    outcomes = []
+    for word in arguments.words:
+        with _watched(arguments) as (say, watchers):
+            path = experiment.resume(word, say=say, watchers=watchers)
+        outcomes.append(_outcome(path))
+    return max(outcomes)
+
+
+def _outcome(path: Any) -> int:
+    """1, and a line that says so, if a flow of a finished run ended early."""
+    from chordflow import record
+
+    results = {name: flow["result"] for name, flow in record.open_run(path).summary.get("flows", {}).items()}
     failed = [f"{name} ({result})" for name, result in results.items() if result != "successful"]
     if failed:
         print(f"chordflow: ended early: {', '.join(failed)}; what was reached is kept", file=sys.stderr)
     return 1 if failed else 0
+
+
+@contextlib.contextmanager
+def _watched(arguments: argparse.Namespace) -> Iterator[tuple[Any, list[Any]]]:
+    """What prints the lines of a run, and what follows its events."""
+    from chordflow import watch
+
+    say, watchers = _voice(arguments), []
+    try:
+        if arguments.tensorboard is not None:
+            watchers.append(watch.TensorBoard(arguments.tensorboard))
+        if arguments.wandb is not None:
+            watchers.append(watch.WeightsAndBiases(arguments.wandb))
+        if arguments.json:
+            watchers.append(watch.JsonLines())
+        elif not arguments.quiet and watch.in_terminal():
+            watchers.append(table := watch.LiveTable())
+            say = table.say
+        yield say, watchers
+    finally:
+        for watcher in reversed(watchers):
+            watcher.close()
 
 
 def _gram(arguments: argparse.Namespace) -> int:
@@ -155,7 +225,7 @@ def _voice(arguments: argparse.Namespace) -> Any:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    return quiet if arguments.quiet else say
+    return quiet if arguments.quiet or getattr(arguments, "json", False) else say
 
 
 def _shows_bars(arguments: argparse.Namespace) -> bool:

@@ -21,7 +21,10 @@ CLOCKS: dict[str, Callable[[float], clocks.AbstractClock | None]] = {
     "log": clocks.Log,
 }
 FLOWS = ("straight", "adapted", "standard", "interpolated", "power", "along")
-RUN_ONLY = ("data.stiff_samples", "data.max_test", "flows", "clock", "atol", "t1", "saves", "max_steps", "out")
+RUN_ONLY = (
+    *("data.stiff_samples", "data.max_test", "flows", "clock", "atol", "t1"),
+    *("saves", "max_steps", "checkpoint_seconds", "out"),
+)
 """Keys that mean nothing to ``chordflow verify``."""
 NOT_FOR_GRAM = (*(key for key in RUN_ONLY if key != "out"), "rtol")
 """Keys that mean nothing to ``chordflow gram``."""
@@ -87,6 +90,8 @@ class Config:
         Number of save times of each flow.
     max_steps
         Bound on the steps of each flow.
+    checkpoint_seconds
+        Least time between two checkpoints of a flow; it changes no number.
     out
         Run folder; None for ``runs/<data.name>-<time>``.
     """
@@ -103,6 +108,7 @@ class Config:
     seed: int = 0
     saves: int = 61
     max_steps: int = 100_000
+    checkpoint_seconds: float = 10.0
     out: str | None = None
 
     def __post_init__(self):
@@ -112,6 +118,8 @@ class Config:
         for key in ("rtol", "eps"):
             _require(key, getattr(self, key), 0 < getattr(self, key) < 1, "a number in (0, 1)")
         _require("atol", self.atol, self.atol is None or 0 < self.atol < math.inf, "a positive number")
+        seconds = self.checkpoint_seconds
+        _require("checkpoint_seconds", seconds, 0 <= seconds < math.inf, "a number of at least 0")
         _require("t1", self.t1, self.t1 is None or self.t1 > 0, "a positive number")
         for key, least in (("seed", 0), ("saves", 2), ("max_steps", 1)):
             _require(key, getattr(self, key), getattr(self, key) >= least, f"an integer of at least {least}")

@@ -1,149 +1,277 @@
 """A run from its configuration: build the objects, integrate the flows, compare with the theory, keep everything."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, PyTree
-
-from chordflow import data, figures, record
+from chordflow import environment, figures, record
 from chordflow.comparison import compare, table_lines
 from chordflow.config import Config, ConfigError
 from chordflow.diagnosis import FlowRun, draw, flow_dataset, flow_summary, spectra
-from chordflow.integration import evolve, expected_steps
-from chordflow.problem import Problem
+from chordflow.integration import expected_steps
+from chordflow.interruption import Request, Stopped, on_request
+from chordflow.recording import Recorder, Saves, Watcher, restored, saves_of, with_last_state
 from chordflow.results import RESULTS, is_okay
 from chordflow.setting import Plan, Setting
 from chordflow.trajectory import Trajectory
-from chordflow.velocities import Straight
 
 Say = Callable[[str], None]
 
 
-def run(config: Config, *, say: Say = print, progress: bool = False) -> Path:
-    """Do what a configuration says and return the run folder; the folder exists before the first computation.
+def run(config: Config, *, say: Say = print, watchers: Collection[Watcher] = (), overwrite: bool = False) -> Path:
+    """Do what a configuration says and return the run folder.
 
-    A flow that cannot run on the problem is named with its reason and left out; a flow that ends early keeps what it
-    reached, its last good state as the last save. Only if no flow at all can run does it raise, before there is a
-    folder.
+    The folder exists, with its configuration, before anything is compiled; a mistake in the configuration removes it
+    again. A flow that cannot run on the problem is named with its reason and left out; a flow that ends early keeps
+    what it reached, its last good state as the last save. Only if no flow at all can run does it raise.
+
+    Parameters
+    ----------
+    config
+        What to do.
+    say
+        Takes each line that is printed.
+    watchers
+        Called with a dictionary for each event of the run: start, metrics of each stride, end of each flow, end.
+    overwrite
+        Start over where ``config.out`` is a run folder; never removes a file that no run wrote.
+
+    Raises
+    ------
+    ConfigError
+        A mistake in the configuration.
+    RunError
+        The folder cannot be made, or is taken.
+    StorageError
+        It cannot be written in mid-run, such as on a full disk; :func:`resume` goes on.
+    Stopped
+        Ctrl-C or SIGTERM; a checkpoint was written, and :func:`resume` goes on.
     """
-    setting = Setting.build(config)
-    obstacles = {plan: plan.obstacle(setting.params) for plan in map(setting.plan, config.flows)}
-    plans = [plan for plan, obstacle in obstacles.items() if obstacle is None]
-    for plan, obstacle in obstacles.items():
-        if obstacle is not None and not plans:
-            raise ConfigError(f"flows = {','.join(config.flows)}: none can run on this problem. {obstacle}")
-        if obstacle is not None:
-            say(f"{plan.name}: left out. {obstacle}")
-    folder = make_folder(config, config.data.name)
-    say(f"run folder {folder.path}")
-    runs: list[FlowRun] = []
-    for plan in plans:
-        runs.append(done := run_flow(setting, plan, say=say, progress=progress))
-        folder.write_dataset(record.dataset_name(plan.name), flow_dataset(done))
-        folder.write_summary({"flows": {r.plan.name: flow_summary(r) for r in runs}})
-    for line in table_lines({f"{r.plan.name} N={int(r.num_samples)}": r.comparison.rows for r in runs}):
+    if overwrite and config.out is not None:
+        Setting.build(config)  # a mistake does not cost the old run
+        record.remove_run(config.out)
+    with _new_folder(config) as folder:
+        setting = Setting.build(config)
+        plans = _plans(setting)
+    with folder.locked():
+        say(f"run folder {folder.path}")
+        return _Run(folder, setting, plans, saves_of(setting), say, watchers).go()
+
+
+def resume(path: str | PathLike[str], *, say: Say = print, watchers: Collection[Watcher] = ()) -> Path:
+    """Go on with a run that was stopped or killed, and return its folder; the end is that of one never stopped.
+
+    Every file is compared with its sum first. A damaged one is named and set aside, and what it held is computed
+    again: of a flow that is not finished, from its last checkpoint that is whole. Where nothing is missing, it says so.
+    Modules that the configuration names are imported from where Python finds them, never from the folder.
+
+    Parameters
+    ----------
+    path
+        A run folder.
+    say, watchers
+        As for :func:`run`.
+
+    Raises
+    ------
+    RunError
+        There is no run folder, it cannot be resumed, another process is writing it, or its configuration was altered.
+    StorageError, Stopped
+        As :func:`run`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> config = Config.from_dict({"data": {"samples": 2}, "model": {"widths": [2]}, "flows": "straight", "saves": 2,
+    ...                            "out": tempfile.mkdtemp()})
+    >>> path = run(config, say=lambda line: None)
+    >>> resume(path).name == path.name  # doctest: +ELLIPSIS
+    run folder ... is finished
+    True
+    """
+    folder = record.Run(Path(path).expanduser())
+    if (folder.path / "summary.json").exists() and not _summary_is_whole(folder):
+        say(f"{folder.path / 'summary.json'} is truncated or damaged: made again")
+        with folder.locked():
+            folder.set_aside(["summary.json"])
+    folder = record.open_run(folder.path)
+    if folder.format == 1 and not folder.is_finished:
+        raise record.RunError(f"{folder.path} is of format 1, which has no checkpoints: run again")
+    with folder.locked():
+        if folder.is_finished and not folder.damage:
+            say(f"run folder {folder.path} is finished")
+            return folder.path
+        damaged = _examine(folder, say)
+        config = Config.from_dict(folder.config)
+        then, now = folder.environment, environment.describe(config.seed)
+        if (command := then.get("command", "run")) != "run":
+            raise record.RunError(f"{folder.path} is of `chordflow {command}`, which is not resumed: do it again")
+        folder.found({"command": "run", **now})
+        for difference in environment.differences(then, now):
+            say(f"not as it was started: {difference}; the last digits may differ")
+        setting = Setting.build(config)
+        plans = _plans(setting)
+        say(f"run folder {folder.path}")
+        return _Run(folder, setting, plans, saves_of(setting), say, watchers, damaged).go()
+
+
+def _summary_is_whole(folder: record.Run) -> bool:
+    try:
+        return bool(folder.format)
+    except record.RunError:
+        return False
+
+
+def _examine(folder: record.Run, say: Say) -> set[str]:
+    """Clear away what was not finished, name what is damaged and set it aside; names in the folder."""
+    folder.mend()
+    damaged = folder.damaged()
+    for line in folder.damage:
         say(line)
-    for name, figure in draw(runs).items():
-        figures.save(figure, folder.path / name)
-    say(f"config, summary, datasets and figures: {folder.path}")
-    return folder.path
+    if "config.toml" in damaged:
+        raise record.RunError(f"{folder.path / 'config.toml'} is not what the run began with: restore it, or run anew")
+    if named := [name for name in damaged if "/" not in name]:
+        folder.set_aside(named)
+    return set(damaged)
 
 
-def run_flow(setting: Setting, plan: Plan, *, say: Say = print, progress: bool = False) -> FlowRun:
-    """Integrate one flow and compare it with the theory."""
-    config, name, problem = setting.config, plan.name, plan.problem
-    n, K = problem.num_outputs, problem.ravel(setting.params)[0].size
-    steps = expected_steps(problem, setting.params, plan.flow, plan.t1, clock=plan.clock)
-    expected = f"about {steps:.0f} steps for stability" if steps > 50 else "some tens of steps for accuracy"
-    N = int(problem.num_samples)
-    say(f"{name}: {N} samples, n = {n}, K = {K}, to {plan.variable} = {plan.t1:g}; expected {expected}")
-    saves = _saves(setting)
-    start = time.perf_counter()
-    trajectory = evolve(
-        problem,
-        setting.params,
-        plan.flow,
-        ts=_save_times(plan, config.saves),
-        clock=plan.clock,
-        rtol=config.rtol,
-        atol=config.atol,
-        max_steps=config.max_steps,
-        save=saves,
-        progress=progress,
-        throw=False,
-    )
-    jax.block_until_ready(trajectory.ts)
-    seconds = time.perf_counter() - start
-    stats = trajectory.stats
-    say(f"{name}: {int(stats['num_steps'])} steps ({int(stats['num_rejected'])} rejected) in {seconds:.1f} s")
-    if not bool(is_okay(trajectory.result)):
-        say(f"{name}: ended at {plan.variable} = {float(stats['t_last']):g}. {RESULTS[trajectory.result]}")
-        trajectory = _with_last_state(problem, trajectory, saves)
-    spectrum_times, sigmas = spectra(problem, trajectory)
-    comparison = compare(problem, setting.params, plan.flow, trajectory, plan.clock)
-    return FlowRun(plan, trajectory, comparison, spectrum_times, sigmas, seconds)
+def _plans(setting: Setting) -> dict[Plan, str | None]:
+    """The flows, each with the reason why it cannot run, or None; raises if none can."""
+    flows = setting.config.flows
+    obstacles = {plan: plan.obstacle(setting.params) for plan in map(setting.plan, flows)}
+    if None not in obstacles.values():
+        reason = next(iter(obstacles.values()))
+        raise ConfigError(f"flows = {','.join(flows)}: none can run on this problem. {reason}")
+    return obstacles
 
 
-def _with_last_state(problem: Problem, trajectory: Trajectory, saves: dict[str, Any]) -> Trajectory:
-    """A run that ended early between two saves, with the last good state as one more save."""
-    t, params = trajectory.stats["t_last"], trajectory.params
-    if len(trajectory.ts) and not bool(t > trajectory.ts[-1]):
-        return trajectory
-    arrays = eqx.filter(params, eqx.is_array)  # as they are saved: an Equinox module holds functions too
-    given = {"outputs": problem.outputs, "cost": problem.cost, "params": lambda _: arrays}
-    last = {name: given[name](params) if fn is None else fn(t, params) for name, fn in saves.items()}
-    rows = jax.tree.map(lambda saved, row: jnp.concatenate([saved, row[None]]), trajectory.saved, last)
-    ts = jnp.concatenate([trajectory.ts, t[None]])
-    return eqx.tree_at(lambda tr: (tr.ts, tr.saved), trajectory, (ts, rows))
+class _Run(NamedTuple):
+    """A run in its folder, new or resumed."""
+
+    folder: record.Run
+    setting: Setting
+    plans: dict[Plan, str | None]
+    saves: Saves
+    """The same functions for all flows, so that one program serves them."""
+    say: Say
+    watchers: Collection[Watcher]
+    damaged: Collection[str] = ()
+
+    def go(self) -> Path:
+        """Do what is not done yet."""
+        for plan, obstacle in self.plans.items():
+            if obstacle is not None:
+                self.say(f"{plan.name}: left out. {obstacle}")
+        plans = [plan for plan, obstacle in self.plans.items() if obstacle is None]
+        left_out = {plan.name: reason for plan, reason in self.plans.items() if reason is not None}
+        names = [plan.name for plan in plans]
+        self._tell("start", folder=str(self.folder.path), flows=names, left_out=left_out)
+        with on_request(self.say) as request:
+            runs = [self._flow(plan, request) for plan in plans]
+            if request:
+                raise self._stopped(request)
+            for line in table_lines({f"{r.plan.name} N={int(r.num_samples)}": r.comparison.rows for r in runs}):
+                self.say(line)
+            self.folder.write_summary({"flows": {r.plan.name: flow_summary(r) for r in runs}})
+            files = [
+                path for name, figure in draw(runs).items() for path in figures.save(figure, self.folder.path / name)
+            ]
+            self.folder.seal(*files)
+        self._tell("end", folder=str(self.folder.path), results={r.plan.name: r.trajectory.result_name for r in runs})
+        self.say(f"config, summary, datasets and figures: {self.folder.path}")
+        return self.folder.path
+
+    def _flow(self, plan: Plan, request: Request) -> FlowRun:
+        """One flow: integrated, or read where it is finished."""
+        if request:
+            raise self._stopped(request)
+        folder, name = self.folder, record.dataset_name(plan.name)
+        if folder.has(name):
+            dataset = folder.dataset(name)
+            trajectory = restored(self.setting, plan, self.saves, dataset)
+            done = self._compared(plan, trajectory, float(dataset["seconds"]))
+        else:
+            done = self._compared(plan, *self._integrated(plan, request))
+            folder.write_dataset(name, flow_dataset(done))
+        flows = folder.summary.get("flows", {})
+        if plan.name not in flows:
+            flows[plan.name] = flow_summary(done)
+            folder.write_summary({"flows": {p.name: flows[p.name] for p in self.plans if p.name in flows}})
+        folder.of_flow(plan.name).remove()
+        return done
+
+    def _integrated(self, plan: Plan, request: Request) -> tuple[Trajectory, float]:
+        self._announce(plan)
+        recorder = Recorder(self.setting, plan, self.saves, self.folder, self.watchers, request)
+        for line in recorder.begin(self.damaged):
+            self.say(line)
+        try:
+            trajectory, seconds = recorder.integrate()
+        except Stopped:
+            raise self._stopped(request) from None
+        stats, name = trajectory.stats, plan.name
+        steps, rejected, t = int(stats["num_steps"]), int(stats["num_rejected"]), float(stats["t_last"])
+        self.say(f"{name}: {steps} steps ({rejected} rejected) in {seconds:.1f} s")
+        result = trajectory.result_name
+        if not bool(is_okay(trajectory.result)):
+            self.say(f"{name}: ended at {plan.variable} = {t:g}. {RESULTS[trajectory.result]}")
+        self._tell("flow_end", flow=name, result=result, t=t, steps=steps, rejected=rejected, seconds=seconds)
+        return with_last_state(plan.problem, trajectory, self.saves), seconds
+
+    def _announce(self, plan: Plan) -> None:
+        problem, params = plan.problem, self.setting.params
+        n, K, N = problem.num_outputs, problem.ravel(params)[0].size, int(problem.num_samples)
+        steps = expected_steps(problem, params, plan.flow, plan.t1, clock=plan.clock)
+        expected = f"about {steps:.0f} steps for stability" if steps > 50 else "some tens of steps for accuracy"
+        line = f"{plan.name}: {N} samples, n = {n}, K = {K}, to {plan.variable} = {plan.t1:g}; expected {expected}"
+        self.say(line)
+        self._tell("flow", flow=plan.name, samples=N, n=n, K=K, variable=plan.variable, t1=plan.t1)
+
+    def _compared(self, plan: Plan, trajectory: Trajectory, seconds: float) -> FlowRun:
+        spectrum_times, sigmas = spectra(plan.problem, trajectory)
+        comparison = compare(plan.problem, self.setting.params, plan.flow, trajectory, plan.clock)
+        return FlowRun(plan, trajectory, comparison, spectrum_times, sigmas, seconds)
+
+    def _stopped(self, request: Request) -> Stopped:
+        line = f"stopped, all that was done is kept: `chordflow resume {self.folder.path}` goes on"
+        return Stopped(request.signal_number or 0, line)
+
+    def _tell(self, event: str, **what: Any) -> None:
+        for watcher in self.watchers:
+            watcher({"event": event, **what})
 
 
-def _save_times(plan: Plan, count: int) -> np.ndarray:
-    """Where something happens: towards t = 1 of the chord for straight, from the start for descent flows."""
-    u = np.linspace(0.0, 1.0, count)
-    if isinstance(plan.flow.velocity, Straight):
-        return 1.0 - (1.0 - u) ** 2
-    return plan.t1 * (u**2 if plan.variable == "s" else u)
-
-
-def _saves(setting: Setting) -> dict[str, Any]:
-    saves: dict[str, Any] = {"outputs": None, "cost": None, "params": None}
-    if len(setting.dataset.test_targets):
-        saves |= _test_saves(setting.apply, setting.dataset, setting.loss)
-    return saves
-
-
-def _test_saves(apply: Callable, dataset: data.Dataset, loss: Any) -> dict[str, Any]:
-    """Held-out cost, and accuracy for classification, as functions of (t, params)."""
-    inputs, targets = jnp.asarray(dataset.test_inputs), jnp.asarray(dataset.test_targets)
-
-    def outputs(params: PyTree) -> Array:
-        return jax.vmap(lambda sample: apply(params, sample))(inputs)
-
-    def cost(t: Array, params: PyTree) -> Array:
-        del t
-        return jnp.mean(jax.vmap(loss.value)(outputs(params), targets))
-
-    def accuracy(t: Array, params: PyTree) -> Array:
-        del t
-        hits = jnp.argmax(outputs(params), axis=1) == jnp.argmax(targets, axis=1)
-        return jnp.mean(hits.astype(targets.dtype))
-
-    return {"test_cost": cost} | ({"test_accuracy": accuracy} if dataset.task == "classification" else {})
-
-
-def make_folder(config: Config, name: str) -> record.Run:
+def make_folder(config: Config, name: str, command: str) -> record.Run:
     """The folder ``out`` of a configuration, or ``runs/NAME-TIME`` where it names none."""
-    out = config.out or _free(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    return record.create(out, config.to_dict())
+    return _created(config, config.out or _default_out(name), command)
 
 
-def _free(out: str) -> str:
-    """A default folder that is not taken: two runs within a second get different ones."""
+def _created(config: Config, out: str, command: str) -> record.Run:
+    return record.create(out, config.to_dict(), {"command": command, **environment.describe(config.seed)})
+
+
+def _default_out(name: str) -> str:
+    """``runs/NAME-TIME``, where nothing is yet: two runs within a second get different ones."""
+    out = f"runs/{record.dataset_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
     taken = (out, *(f"{out}-{i}" for i in range(2, 1000)))
     return next(path for path in taken if not Path(path).exists())
+
+
+@contextmanager
+def _new_folder(config: Config) -> Iterator[record.Run]:
+    """The folder of a new run, which vanishes, with the folders made for it, if the block raises."""
+    out = config.out or _default_out(config.data.name)
+    path = Path(out).expanduser()
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    folder = _created(config, out, "run")
+    try:
+        yield folder
+    except BaseException:
+        for entry in path.iterdir():
+            entry.unlink()
+        for missing in made:
+            missing.rmdir()
+        raise

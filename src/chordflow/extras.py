@@ -5,11 +5,11 @@ from typing import Any
 
 
 class MissingExtraError(ImportError, ValueError):
-    """A package of the extra ``run`` is not installed; the one-line message says how to get it."""
+    """A package of an extra is not installed; the one-line message says how to get it."""
 
 
-def load_extra(module: str, purpose: str) -> Any:
-    """Import a module of the extra ``run`` on first use.
+def load_extra(module: str, purpose: str, extra: str = "run") -> Any:
+    """Import a module of an extra on first use.
 
     Raises
     ------
@@ -28,4 +28,4 @@ def load_extra(module: str, purpose: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = error.name or module
-        raise MissingExtraError(f'{purpose} need {missing}: pip install "chordflow[run]"', name=missing) from error
+        raise MissingExtraError(f'{purpose} need {missing}: pip install "chordflow[{extra}]"', name=missing) from error

@@ -1,17 +1,23 @@
 """Files that are whole or absent: nothing that reads them ever sees half of one."""
 
+import hashlib
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends, and vanishes when it raises.
 
-    The bytes are on disk before the name changes hands, so a crash at any moment leaves the old file or the new one.
+    A file, or a folder where there is none yet. The bytes are on disk before the name changes hands, and the name
+    before the block ends, so a crash at any moment leaves the old or the new.
 
     Examples
     --------
@@ -26,8 +32,50 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
+        for inner in sorted(temporary.rglob("*"), reverse=True) if temporary.is_dir() else ():
+            sync(inner)
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_litter(folder: Path) -> None:
+    """Remove what :func:`replacing` leaves in a folder, and below it, when the process is killed."""
+    # From the leaves up: what lies in a temporary folder goes with it.
+    for path in [path for path in folder.rglob(".*.tmp") if _TEMPORARY.fullmatch(path.name)]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+
+
+def is_litter(path: Path) -> bool:
+    """Whether a name is one that :func:`replacing` gives to what is not finished."""
+    return bool(_TEMPORARY.fullmatch(path.name))
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "empty"
+    >>> path.touch()
+    >>> sha256(path)[:8]
+    'e3b0c442'
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -105,7 +105,7 @@ def run(config: Config, *, say: Say = print, progress: bool = False) -> Path:
     rows = max(1, min(num_samples, PIECE_BYTES // (size // num_samples)))
     piece = gram_plan(setting.apply, setting.params, inputs[:rows], inputs)
     require_memory(size + piece.peak_bytes, f"the Gram matrix of n = {n} outputs", "use fewer data.samples")
-    folder = make_folder(config, f"{setting.dataset.name}-gram")
+    folder = make_folder(config, f"{setting.dataset.name}-gram", "gram")
     say(f"run folder {folder.path}")
     say(f"{setting.dataset.name}: {num_samples} samples, n = {n}, K = {num_params}")
     say(piece.explain())
@@ -122,6 +122,7 @@ def run(config: Config, *, say: Say = print, progress: bool = False) -> Path:
         say(line)
     folder.write_dataset("gram", _dataset(setting, gram, spectrum, seconds))
     folder.write_summary({"gram": _summary(n, num_params, num_samples, spectrum, piece)})
+    folder.seal()
     say(f"config, summary and gram.nc: {folder.path}")
     return folder.path
 

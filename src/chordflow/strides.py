@@ -175,7 +175,7 @@ class Course:
 
 
 def _as_result(value: Int[Array, ""]) -> diffrax.RESULTS:
-    return eqx.tree_at(lambda item: item._value, diffrax.RESULTS.successful, jnp.asarray(value))
+    return eqx.tree_at(lambda item: item._value, diffrax.RESULTS.successful, jnp.asarray(value, jnp.int32))
 
 
 _GOES_ON: int = int(diffrax.RESULTS.max_steps_reached._value)  # pyright: ignore[reportAttributeAccessIssue]
@@ -251,7 +251,9 @@ def _stride(
         jnp.asarray(solution.result._value),  # pyright: ignore[reportAttributeAccessIssue]
     )
     moment = system.moment(t, unravel(theta))
-    return _strong(reached), passed, saved, moment.outputs, moment.cost
+    # As they came, so that one program serves all strides.
+    reached = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), reached, place)
+    return reached, passed, saved, moment.outputs, moment.cost
 
 
 def _still_to_come(ts: Float[Array, " T"], num_saved: Int[Array, ""]) -> Float[Array, " T"]:

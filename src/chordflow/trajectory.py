@@ -1,6 +1,7 @@
 """What a run leaves: saved quantities at their times, the last good parameters, the outcome and its numbers."""
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -139,21 +140,9 @@ class Trajectory(eqx.Module):
         Needs xarray. A quantity that is a pytree becomes one variable per leaf, whose attributes ``quantity`` and
         ``tree_path`` (JSON) say which leaf of which quantity it is.
         """
-        xarray = load_extra("xarray", "labelled trajectories")
-        variables: dict[str, Any] = {}
-        for name, value in self.saved.items():
-            for path, leaf in jax.tree_util.tree_leaves_with_path(value):
-                keys, array = tree_path(path), np.asarray(leaf)
-                # "/" makes groups in netCDF; different paths may spell the same name.
-                suffix = "".join(f"_{key}" for key in keys).replace("/", "-")
-                while name + suffix in variables:
-                    suffix += "_"
-                dims = ("time", *_dims(name, suffix, array.ndim - 1))
-                attrs = {"quantity": name, "tree_path": json.dumps(keys)} if keys else {}
-                variables[name + suffix] = (dims, array, attrs)
+        dataset = labelled(self.ts, self.saved)
         scalars = {k: np.asarray(v).item() for k, v in self.stats.items() if np.ndim(v) == 0}
-        attrs = {"result": self.result_name, **scalars}
-        return xarray.Dataset(variables, coords={"time": np.asarray(self.ts)}, attrs=attrs)
+        return dataset.assign_attrs({"result": self.result_name, **scalars})
 
     def plot(self) -> Any:
         """Draw the headline picture: outputs in the principal plane with the chord. Returns a matplotlib figure."""
@@ -176,6 +165,40 @@ def _dims(name: str, suffix: str, ndim: int) -> tuple[str, ...]:
     if name == "outputs":
         return (f"sample{suffix}", f"output{suffix}")[:ndim]
     return tuple(f"{name}{suffix}_{axis}" for axis in range(ndim))
+
+
+def _named_leaves(saved: dict[str, Any]) -> Iterator[tuple[str, str, list[int | str], Any]]:
+    """Name of the variable, quantity, path in it, and leaf, for each array of what is saved."""
+    taken = set()
+    for quantity, value in saved.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+            keys = tree_path(path)
+            # "/" makes groups in netCDF; different paths may spell the same name.
+            name = quantity + "".join(f"_{key}" for key in keys).replace("/", "-")
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            yield name, quantity, keys, leaf
+
+
+def labelled(ts: Any, saved: dict[str, Any]) -> "xarray.Dataset":
+    """What was saved at times ``ts`` as labelled arrays over ``time``; :func:`unlabelled` reads it back."""
+    xarray = load_extra("xarray", "labelled trajectories")
+    variables: dict[str, Any] = {}
+    for name, quantity, keys, leaf in _named_leaves(saved):
+        array = np.asarray(leaf)
+        dims = ("time", *_dims(quantity, name.removeprefix(quantity), array.ndim - 1))
+        attrs = {"quantity": quantity, "tree_path": json.dumps(keys)} if keys else {}
+        variables[name] = (dims, array, attrs)
+    return xarray.Dataset(variables, coords={"time": np.asarray(ts)})
+
+
+def unlabelled(dataset: "xarray.Dataset", struct: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+    """Times, and what was saved as NumPy arrays, from labelled arrays; ``struct`` has the shapes of one save."""
+    leaves = iter([dataset[name].to_numpy() for name, *_ in _named_leaves(struct)])
+    # A mapping keeps its own order of the quantities; jax would sort them.
+    saved = {quantity: jax.tree.map(lambda _: next(leaves), value) for quantity, value in struct.items()}
+    return dataset["time"].to_numpy(), saved
 
 
 def trim(ts: Array, saved: dict[str, Any]) -> tuple[Array, dict[str, Any]]:

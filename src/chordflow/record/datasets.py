@@ -45,8 +45,10 @@ def write_dataset(path: Path, dataset: "xarray.Dataset") -> None:
         for key, v in dataset.variables.items()
         if v.ndim and v.dtype.kind in "biuf"
     }
+    # In memory first: where a disk is full or a file too large, HDF5 (2.0) ends the process as it closes the file.
+    content = dataset.to_netcdf(engine="h5netcdf", encoding=numbers)
     with replacing(path) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=numbers)
+        temporary.write_bytes(content)
 
 
 def dataset_name(flow: str) -> str:

@@ -1,11 +1,61 @@
 """What goes wrong with run folders, as one line."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class RunError(ValueError):
     """A run folder that cannot be made, read or trusted; the message is one line that says what to do."""
 
 
-def first_line(error: Exception) -> str:
+class StorageError(RunError):
+    """A run folder that could not be written in mid-run, as on a full disk; what is in it is whole."""
+
+
+class RunningError(RunError):
+    """A run folder that another process is writing."""
+
+
+def first_line(error: BaseException) -> str:
     """The reason of an error of another library, as one line."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return next(iter(reason.splitlines()), "") or type(error).__name__
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EACCES: "allow writing there",
+    errno.EROFS: "allow writing there",
+    errno.EEXIST: "move away the file that is where a folder must go",
+    errno.ENOTDIR: "move away the file that is where a folder must go",
+}
+
+
+@contextmanager
+def storing(folder: Path) -> Iterator[None]:
+    """Make one line of what the disk refuses inside the block.
+
+    Raises
+    ------
+    StorageError
+        For an OSError: names the path, the reason, what helps, and how the run goes on.
+
+    Examples
+    --------
+    >>> with storing(Path("runs/a")):
+    ...     raise OSError(errno.ENOSPC, "No space left on device", "runs/a/summary.json")
+    Traceback (most recent call last):
+    chordflow.record.errors.StorageError: runs/a/summary.json cannot be written (No space left on device): free some \
+space, then `chordflow resume runs/a` goes on
+    """
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or folder
+        remedy = _REMEDIES.get(error.errno or 0, "see to it")
+        line = f"{where} cannot be written ({first_line(error)}): {remedy}, then `chordflow resume {folder}` goes on"
+        raise StorageError(line) from error

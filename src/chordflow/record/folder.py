@@ -1,8 +1,11 @@
 """The run folder itself: made, opened, read and written."""
 
 import json
+import os
+import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -10,15 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chordflow.files import replacing
+from chordflow.files import is_litter, remove_litter, replacing
+from chordflow.record.checkpoints import Progress
 from chordflow.record.datasets import DATASET_NAME, dataset_name, filled, nested, read_dataset, write_dataset
-from chordflow.record.errors import RunError
+from chordflow.record.errors import RunError, storing
+from chordflow.record.lock import is_locked, locked
+from chordflow.record.stream import append, drop_torn_line, read_stream
+from chordflow.record.sums import NAME as SUMS
+from chordflow.record.sums import damage, list_sums, read_sums, sums_are_whole
 from chordflow.record.text import from_json, plain, read, to_toml
 
 if TYPE_CHECKING:
     import xarray
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout of a run folder, kept in ``summary.json``; a reader refuses a newer one."""
 
 
@@ -49,9 +57,11 @@ class Run:
         Raises
         ------
         RunError
-            If ``summary.json`` is missing, damaged, or of a newer format than this version reads.
+            If ``summary.json`` is damaged, or of a newer format than this version reads.
         """
         path = self.path / "summary.json"
+        if not path.exists():  # the configuration is written first
+            return {}
         summary = read(path, from_json)
         version = summary.pop("format", None)
         if type(version) is not int or version < 1:
@@ -59,6 +69,64 @@ class Run:
         if version > FORMAT:
             raise RunError(f"{path} has format {version}, this version reads up to {FORMAT}: upgrade chordflow")
         return summary
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What the run was started with: versions, device, dtype, seed, state of git; empty in format 1.
+
+        Raises
+        ------
+        RunError
+            If ``environment.json`` is damaged.
+        """
+        path = self.path / "environment.json"
+        return read(path, from_json) if path.exists() else {}
+
+    @property
+    def format(self) -> int:
+        """Version of the layout; 1 is before there were checkpoints and sums."""
+        path = self.path / "summary.json"
+        return int(read(path, from_json).get("format", FORMAT)) if path.exists() else FORMAT
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all that was asked for is there; a folder of format 1 is where it has all flows."""
+        if self.format == 1:
+            return bool(self.flows) and set(self.config.get("flows", ())) <= set(self.flows)
+        return "summary.json" in read_sums(self.path)
+
+    @property
+    def state(self) -> str:
+        """``"finished"``, ``"running"`` (a process is writing it), or ``"stopped"``: `chordflow resume` goes on."""
+        if self.is_finished:
+            return "finished"
+        return "running" if is_locked(self.path) else "stopped"
+
+    @property
+    def progress(self) -> list[dict[str, Any]]:
+        """The stream of metrics so far: a dictionary for each stride of each flow, in order; readable at any time.
+
+        flow, t, s (gradient-flow time), cost, deviation (so far, from the chord, relative to the largest way of an
+        output; None without a chord), steps, rejected, effective_dimension (the last known, or None), seconds.
+
+        Raises
+        ------
+        RunError
+            If a line of ``metrics.jsonl`` is damaged; a last line that is torn is left out.
+        """
+        return read_stream(self.path)
+
+    @property
+    def damage(self) -> list[str]:
+        """One line for each file that is missing or not as it was written; reads them all."""
+        listed = [f"{self.path / name} {what}" for name, what in self.damaged().items()]
+        whole = sums_are_whole(self.path) or not (self.path / SUMS).exists()
+        return listed if whole else [f"{self.path / SUMS} is truncated or damaged", *listed]
+
+    def damaged(self) -> dict[str, str]:
+        """What is wrong with which listed file, by its name in the folder."""
+        found = {name: damage(self.path, name, total) for name, total in read_sums(self.path).items()}
+        return {name: what for name, what in found.items() if what is not None}
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -78,7 +146,11 @@ class Run:
         if name not in self.datasets:
             there = ", ".join(self.datasets) or "none yet"
             raise RunError(f"{self.path} has no dataset {name!r}; there are: {there}")
-        return read_dataset(self.path / f"{name}.nc")
+        path = self.path / f"{name}.nc"
+        total = read_sums(self.path).get(path.name)
+        if total is not None and (what := damage(self.path, path.name, total)):
+            raise RunError(f"{path} {what}: `chordflow resume {self.path}` makes it again, or run again")
+        return read_dataset(path)
 
     @property
     def flows(self) -> tuple[str, ...]:
@@ -162,6 +234,8 @@ class Run:
         if "format" in summary:
             raise RunError("summary: the key 'format' is taken by the format number; choose another")
         text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+        if "summary.json" in read_sums(self.path):
+            list_sums(self.path, drop=lambda name: name == "summary.json")
         with replacing(self.path / "summary.json") as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -180,10 +254,66 @@ class Run:
         """
         if not DATASET_NAME.fullmatch(name):
             raise RunError(f"dataset name {name!r}: expected letters, digits, '_', '-' and '.', as in 'straight'")
-        write_dataset(self.path / f"{name}.nc", dataset)
+        path = self.path / f"{name}.nc"
+        write_dataset(path, dataset)
+        list_sums(self.path, [path])
+
+    def has(self, name: str) -> bool:
+        """Whether a dataset is there and counts."""
+        return f"{name}.nc" in read_sums(self.path)
+
+    def found(self, environment: Mapping[str, Any]) -> None:
+        """Write what a process that was killed as it made the folder did not come to."""
+        names = ("config.toml", "environment.json")
+        if not (self.path / names[1]).exists():
+            text = json.dumps(plain(environment, ""), indent=2, ensure_ascii=False, allow_nan=False)
+            with replacing(self.path / names[1]) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
+        if not read_sums(self.path).keys() >= set(names):
+            list_sums(self.path, [self.path / name for name in names])
+
+    def seal(self, *paths: Path) -> None:
+        """Say that the run is finished: list the sums of the summary, and of other files that stay as they are."""
+        list_sums(self.path, [self.path / "summary.json", *paths])
+
+    def write_progress(self, values: Mapping[str, Any]) -> None:
+        """Append one line to the stream of metrics."""
+        append(self.path, values)
+
+    def of_flow(self, flow: str) -> Progress:
+        """Segments and checkpoints of a flow that is not finished."""
+        return Progress(self.path, flow)
+
+    def set_aside(self, names: Iterable[str]) -> None:
+        """Give damaged files the suffix ``.damaged``, so that others take their place, and take them off the list."""
+        names = set(names)
+        # Without its summary in the list the run is not finished.
+        list_sums(self.path, drop=lambda name: name in names or name == "summary.json")
+        for path in (self.path / name for name in names):
+            if path.exists():
+                os.replace(path, path.with_name(f"{path.name}.damaged"))
+
+    def mend(self) -> None:
+        """Remove what a killed process left unfinished; only the one who holds :meth:`locked` may."""
+        remove_litter(self.path)
+        drop_torn_line(self.path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for writing; what the disk refuses meanwhile becomes a StorageError of one line.
+
+        Raises
+        ------
+        RunningError
+            If another process holds it.
+        StorageError
+            If the disk is full, a file too large, or a file where a folder must go: what is there stays whole.
+        """
+        with locked(self.path), storing(self.path):
+            yield
 
 
-def create(path: str | PathLike[str], config: Mapping[str, Any]) -> Run:
+def create(path: str | PathLike[str], config: Mapping[str, Any], environment: Mapping[str, Any] | None = None) -> Run:
     """Make a run folder that holds ``config`` and an empty summary; missing parents are made too.
 
     Parameters
@@ -192,6 +322,8 @@ def create(path: str | PathLike[str], config: Mapping[str, Any]) -> Run:
         A path that does not exist yet, or an empty folder; ``~`` is the user's home.
     config
         What :func:`to_toml` takes.
+    environment
+        What a summary takes: versions, device, seed.
 
     Raises
     ------
@@ -208,18 +340,60 @@ def create(path: str | PathLike[str], config: Mapping[str, Any]) -> Run:
     ({'seed': 0, 'data': {'name': 'digits'}}, 1e-12, ())
     """
     run, text = Run(Path(path).expanduser()), to_toml(config)
+    plain(environment or {}, "")  # so that what JSON cannot hold is refused before anything is made
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        if any(run.path.iterdir()):
-            raise RunError(f"run folder {run.path} exists and is not empty: give another path, or remove it")
-        run.write_summary({})
+        if any(not is_litter(entry) for entry in run.path.iterdir()):
+            raise RunError(f"run folder {run.path} exists and is not empty: {_way_on(run.path)}")
+        # First: from here on it is a run folder, which opens and can be resumed.
         with replacing(run.path / "config.toml") as temporary:
             temporary.write_text(text, encoding="utf-8")
+        run.found(environment or {})
+        run.write_summary({})
     except FileExistsError:
         raise RunError(f"run folder {run.path} exists and is a file: give another path") from None
     except OSError as error:
         raise RunError(f"run folder {run.path} cannot be written ({error.strerror}): give another path") from error
     return run
+
+
+def _way_on(path: Path) -> str:
+    """What to do about a folder that is not empty."""
+    if not (path / "config.toml").is_file():
+        return "give another path"
+    return f"give another path, `chordflow resume {path}` to go on, or --overwrite to start over"
+
+
+OURS = (
+    *("config.toml", "environment.json", "summary.json", "metrics.jsonl", SUMS, "segments", "checkpoints"),
+    *("verification.json", "report.html"),
+)
+"""What Chordflow writes into a run folder beside datasets and figures, which are listed with their sums."""
+
+
+def remove_run(path: str | PathLike[str]) -> None:
+    """Remove a run folder, to start over; a path where there is nothing is left so.
+
+    Raises
+    ------
+    RunError
+        If it is no run folder, is being written, or holds a file that no run wrote: nothing is removed then.
+    """
+    folder = Path(path).expanduser()
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    run = open_run(folder)
+    made = {*OURS, *(name.split("/")[0] for name in read_sums(folder))}
+    made |= {f"{name}.nc" for name in map(dataset_name, run.config.get("flows", ()))}
+    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in made and not is_litter(entry))
+    if foreign:
+        raise RunError(
+            f"run folder {folder} holds {foreign[0]}, which no run wrote: move it away, or give another path"
+        )
+    with run.locked():
+        # The last to go is what makes it a run folder: killed before, it can be removed again.
+        for entry in sorted(folder.iterdir(), key=lambda entry: (entry.name == "config.toml", entry.name == SUMS)):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def open_run(path: str | PathLike[str]) -> Run:
