@@ -10,9 +10,11 @@ import pytest
 from problems import exactly_deficient, prescribed, with_spectrum
 from tolerances import tol
 
+import chordflow as cf
 from chordflow import solve
 from chordflow.filters import Cutoff, Damped, Interpolated, Power, Transpose
 from chordflow.solve import SVD, Cholesky, Iterative, RankPolicy, WeightedJacobian, default_method, realise
+from chordflow.solve.weighted import times_transpose
 
 SPECTRA = {
     "wide": with_spectrum(6, 10, [3.0, 2.0, 1.5, 1.0, 0.7, 0.5]),
@@ -252,3 +254,39 @@ def test_an_eps_below_the_floor_is_refused(dtype):
         with pytest.raises(ValueError, match="below what the factorisation can see in float"):
             RankPolicy.of(Damped(floor * 0.99), scale, floor)
     assert SVD().floor(scale.dtype) < Cholesky().floor(scale.dtype)
+
+
+@pytest.mark.parametrize("rows", [7, 1030])
+def test_a_product_with_the_transpose_by_blocks(rows):
+    # 1030 is no multiple of the eight bands.
+    A = np.random.default_rng(5).normal(size=(rows, 5))
+    np.testing.assert_allclose(times_transpose(jnp.asarray(A)), A @ A.T, rtol=1e-13, atol=1e-13)
+
+
+def residual(params, z):
+    return cf.physics.laplacian(lambda point: cf.models.MLP("tanh")(params, point)[0], z)[None]
+
+
+def test_a_residual_of_derivatives_forms_its_jacobian_and_a_plain_network_does_not():
+    params = cf.physics.uniform(jax.random.key(0), (2, 16, 16, 1))
+    points = jax.random.uniform(jax.random.key(1), (6, 2))
+    few = cf.Problem(residual, points, jnp.zeros((6, 1)))
+    plain = cf.Problem(cf.models.MLP("tanh"), points, jnp.zeros((6, 1)))
+    A = WeightedJacobian.at(few, params)
+    assert A.is_worth_forming
+    assert not WeightedJacobian.at(plain, params).is_worth_forming
+    formed = A.formed()
+    v = jax.random.normal(jax.random.key(2), (A.shape[1],))
+    np.testing.assert_allclose(formed.mv(v), A.mv(v), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(formed.rmv(v[:6]), A.rmv(v[:6]), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(formed.small_gram(), A.gram(), rtol=1e-12, atol=1e-12)
+
+
+def test_a_jacobian_that_has_no_room_is_not_kept(monkeypatch):
+    problem, point = prescribed(SPECTRA["tall"])
+    A = WeightedJacobian.at(problem, point)
+    assert A.is_worth_forming  # more rows than columns: AᵀA takes the matrix anyway
+    monkeypatch.setattr("chordflow.solve.weighted.available_memory", lambda: 4 * 10 * 6 * 8 - 1)
+    assert not A.is_worth_forming
+    expected = SPECTRA["tall"].T @ SPECTRA["tall"]
+    np.testing.assert_allclose(Cholesky().decompose(A).matrix, expected, rtol=1e-12, atol=1e-12)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from chordflow.kernel import PerSample, dense, gram_matrix, outputs, pull, push
+from chordflow.kernel import PerSample, dense, gram_matrix, outputs, pull, push, takes_columns
 from chordflow.memory import require_memory
 
 OutputsLike = PyTree[Float[Array, "_n _q"]]
@@ -57,6 +57,11 @@ class Jacobian(eqx.Module):
         n, _ = self.shape
         require_memory(n * n * self.dtype.itemsize, f"the Gram matrix of n = {n} outputs", "use fewer samples")
         return gram_matrix(self.blocks, self.theta)
+
+    @property
+    def gram_takes_columns(self) -> bool:
+        """Whether most of :meth:`gram` goes by way of columns of D, as it does for derivatives inside a residual."""
+        return takes_columns(self.blocks, self.theta)
 
     @property
     def shape(self) -> tuple[int, int]:

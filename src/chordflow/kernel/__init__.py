@@ -1,6 +1,6 @@
 """The Gram engine: G = DDᵀ of per-sample functions from layer inputs and output cotangents, without D."""
 
-from chordflow.kernel.engine import Options, Setup, diagonal_blocks, gram_matrix, matrix
+from chordflow.kernel.engine import Options, Setup, diagonal_blocks, gram_matrix, matrix, takes_columns
 from chordflow.kernel.public import gram, gram_blocks, gram_mv, gram_plan, gram_rows, gram_trace
 from chordflow.kernel.report import GramPlan
 from chordflow.kernel.samples import Blocks, PerSample, dense, outputs, pull, push
@@ -24,4 +24,5 @@ __all__ = [
     "outputs",
     "pull",
     "push",
+    "takes_columns",
 ]

@@ -101,6 +101,14 @@ def diagonal_blocks(blocks: Blocks, theta: PyTree, options: Options) -> tuple[Ar
     )
 
 
+def takes_columns(blocks: Blocks, theta: PyTree) -> bool:
+    """Whether most parameters are contracted by way of their columns of D; from shapes alone."""
+    groups = Setup.of(blocks, theta, None, "full", Options()).groups
+    sizes = [leaf.size for leaf in jax.tree.leaves(theta)]
+    columns = sum(sizes[i] for group in groups if group.rule == "columns" for i in (group.leaf, *group.biases))
+    return 2 * columns > sum(sizes)
+
+
 class _Side(NamedTuple):
     """Factors of one block, for some samples at a time: cut from those of all, or computed when they are needed."""
 

@@ -9,7 +9,7 @@ import jax.scipy.linalg as jsl
 from jaxtyping import Array, Float
 
 from chordflow.filters import AbstractFilter, Damped
-from chordflow.solve.weighted import WeightedJacobian
+from chordflow.solve.weighted import FormedJacobian, WeightedJacobian
 
 Scalar = Float[Array, ""]
 
@@ -82,14 +82,15 @@ class Cholesky(AbstractMethod):
         return 4 * float(jnp.finfo(dtype).eps) ** 0.5
 
     def decompose(self, A: WeightedJacobian) -> "Gram":
-        """The smaller Gram matrix."""
-        return Gram(A, A.small_gram())
+        """The smaller Gram matrix; with A itself where most of it is formed anyway."""
+        linear_map = A.formed() if A.is_worth_forming else A
+        return Gram(linear_map, linear_map.small_gram())
 
 
 class Gram(AbstractDecomposition):
     """The smaller of AAᵀ and AᵀA, (m, m)."""
 
-    A: WeightedJacobian
+    A: WeightedJacobian | FormedJacobian
     matrix: Float[Array, "m m"]
 
     def at(self, lam: Scalar) -> "SampleFactor | ParameterFactor":
@@ -109,7 +110,7 @@ class Gram(AbstractDecomposition):
 class CholeskyFactor(AbstractFactor):
     """L Lᵀ = the smaller Gram matrix + λ, (m, m)."""
 
-    A: WeightedJacobian
+    A: WeightedJacobian | FormedJacobian
     factor: Float[Array, "m m"]
     lam: Scalar
 
