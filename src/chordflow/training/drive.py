@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from chordflow.progress_bar import counting
 from chordflow.training.linearise import Aim, Scalar
 from chordflow.training.outcomes import FIT_RESULTS, FitState, History
-from chordflow.training.step import HOPELESS, Rule, Step, step
+from chordflow.training.step import HOPELESS, Rule, Start, Step, step
 
 Callback = Callable[[FitState], Any]
 Rows = Float[Array | np.ndarray, "T columns"]
@@ -23,11 +23,13 @@ COLUMNS = len(dataclasses.fields(History))
 
 
 class Limits(eqx.Module):
-    """When to stop; all traced, so that other values compile nothing anew."""
+    """When to stop, and the first damping; all traced, so that other values compile nothing anew."""
 
     target: Scalar
     gradient: Scalar
     max_steps: Array
+    damping: Scalar
+    """Where λ starts, relative to the scale of the decomposition."""
 
 
 @eqx.filter_jit
@@ -39,7 +41,8 @@ def advance(aim: Aim, rule: Rule, state: FitState, limits: Limits) -> tuple[FitS
         # The last cost was that of other samples.
         aim, cost = aim.redrawn(drawn), jnp.full_like(cost, jnp.inf)
     left = limits.max_steps - state.num_steps
-    taken = step(aim, rule, state.theta, cost, state.lam, max_tries=left, gradient_tol=limits.gradient)
+    start = Start(state.theta, cost, state.lam, limits.damping)
+    taken = step(aim, rule, start, max_tries=left, gradient_tol=limits.gradient)
     columns = (
         taken.cost,
         taken.damping,

@@ -65,17 +65,26 @@ class Step(NamedTuple):
     scale: Scalar
 
 
-def step(
-    aim: Aim, rule: Rule, theta: Theta, cost: Scalar, lam: Scalar, *, max_tries: Array, gradient_tol: Scalar
-) -> Step:
+class Start(NamedTuple):
+    """Where a step begins."""
+
+    theta: Theta
+    cost: Scalar
+    """That of θ as the last step left it, infinite if there was none: its rounding is not to be undercut."""
+    lam: Scalar
+    """NaN for a first step, which takes ``damping`` times the scale of the decomposition."""
+    damping: Scalar
+
+
+def step(aim: Aim, rule: Rule, start: Start, *, max_tries: Array, gradient_tol: Scalar) -> Step:
     """Try dampings from λ on until one lowers the cost, at most ``max_tries`` times, from one decomposition.
 
-    Nothing is tried where the gradient is already within its tolerance. λ = NaN is a first step: 10⁻² of the scale.
-    ``cost`` is that of θ as the last step left it, infinite if there was none: its rounding is not to be undercut.
+    Nothing is tried where the gradient is already within its tolerance.
     """
+    theta = start.theta
     point = linearise(aim, rule.method, theta)
-    cost = jnp.minimum(cost, aim.cost(point.x, theta))
-    lam = jnp.where(jnp.isnan(lam), 1e-2 * point.decomposition.scale, lam)
+    cost = jnp.minimum(start.cost, aim.cost(point.x, theta))
+    lam = jnp.where(jnp.isnan(start.lam), start.damping * point.decomposition.scale, start.lam)
     force = aim.force(point.x, theta)
     gradient_norm = jnp.linalg.norm(force) / aim.problem.num_samples
     aim = aim.toward_waypoint(point.x)
@@ -90,7 +99,7 @@ def step(
 
     def body(carry: Any) -> Any:
         lam, tries, _ = carry
-        tried = (_try_many if rule.searches else _try_one)(aim, rule, point, lam)
+        tried = _try_many(aim, rule, point, lam) if rule.searches else _try_one(aim, rule, point, lam, cost)
         lam = jnp.where(tried.best.cost < cost, tried.lam, lam * rule.rejection)
         return lam, tries + 1, tried
 
@@ -121,7 +130,7 @@ class _Tried(NamedTuple):
     dimension: Scalar
 
 
-def _try_one(aim: Aim, rule: Rule, point: Point, lam: Scalar) -> _Tried:
+def _try_one(aim: Aim, rule: Rule, point: Point, lam: Scalar, cost: Scalar) -> _Tried:
     """One damping, one factor."""
     factor = point.decomposition.at(lam + aim.ridge)
     first = follow(aim, point, factor, None, order=rule.order, corrections=rule.corrections)
@@ -130,7 +139,9 @@ def _try_one(aim: Aim, rule: Rule, point: Point, lam: Scalar) -> _Tried:
         again = follow(aim, point, factor, best.theta, order=rule.order, corrections=rule.corrections)
         return _cheaper(again, best)
 
-    best = jax.lax.fori_loop(0, rule.reuses, reuse, first)
+    # What was refused from its own point is not worth following further.
+    reuses = jnp.where(first.cost < cost, rule.reuses, 0)
+    best = jax.lax.fori_loop(0, reuses, reuse, first)
     return _Tried(lam, first, best, factor.dimension_estimate())
 
 
