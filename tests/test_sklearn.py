@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
@@ -49,7 +49,42 @@ def test_early_stopping_keeps_the_best_point_of_the_path():
     full = ChordRegressor((20,), alpha=0, random_state=1).fit(X, y)
     grid = np.linspace(-1, 1, 200)[:, None]
     errors = [np.mean((model.predict(grid) - np.sin(4 * grid[:, 0])) ** 2) for model in (stopped, full)]
-    assert errors[0] < errors[1], "t is a regulariser"
+    assert errors[0] < errors[1], "the path is a regulariser"
+
+
+def test_the_path_is_followed_anew_with_all_samples():
+    rng = np.random.default_rng(3)
+    X = rng.uniform(-1, 1, (40, 1))
+    y = np.sin(4 * X[:, 0]) + 0.3 * rng.normal(size=40)
+    options: dict[str, Any] = {"alpha": 0, "random_state": 1, "early_stopping": True, "validation_fraction": 0.25}
+    anew = ChordRegressor((10,), **options).fit(X, y)
+    kept = ChordRegressor((10,), **options, refit=False).fit(X, y)
+    assert anew.validation_losses_ is not None
+    assert anew.validation_losses_ == kept.validation_losses_
+    assert anew.best_step_ == 1 + np.argmin(anew.validation_losses_)
+    assert len(anew.loss_curve_) == anew.best_step_
+    assert anew.loss_ == pytest.approx(0.5 * np.mean((anew.predict(X) - y) ** 2), rel=1e-9), "of all samples"
+    # The parameters kept otherwise are those of the step itself: their loss on some quarter of the samples is its.
+    _, held = train_test_split(np.arange(40), test_size=0.25, random_state=np.random.RandomState(1))
+    loss = 0.5 * np.mean((kept.predict(X[held]) - y[held]) ** 2)
+    assert loss == pytest.approx(min(anew.validation_losses_), rel=1e-9)
+    assert np.any(anew.coefs_[0] != kept.coefs_[0])
+
+
+@pytest.mark.parametrize("fraction", [None, 0.5])
+def test_the_watched_path_falls_from_large_damping_or_samples_the_line(fraction):
+    X = np.linspace(-1, 1, 24)[:, None]
+    y = np.sin(3 * X[:, 0])
+    options: dict[str, Any] = {"alpha": 0, "random_state": 0, "early_stopping": True, "max_iter": 3}
+    with pytest.warns(ConvergenceWarning, match="max_iter = 3"):
+        model = ChordRegressor((10,), **options, fraction=fraction, refit=False, validation_fraction=0.25).fit(X, y)
+    losses = np.array(model.loss_curve_)
+    if fraction is None:
+        # Implicit gradient flow over the time 1/λ = 1/Σσ² has hardly begun.
+        assert losses[0] > 0.5 * (0.5 * np.mean(y**2))
+    else:
+        # Each step leaves 1 - f of the straight line.
+        np.testing.assert_allclose(losses[1:] / losses[:-1], (1 - fraction) ** 2, rtol=0.05)
 
 
 def test_the_loss_is_the_one_the_docstring_states():

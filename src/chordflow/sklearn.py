@@ -2,7 +2,8 @@
 
 import itertools
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -19,7 +20,9 @@ from chordflow.lookup import chosen
 from chordflow.losses import AbstractLoss, CrossEntropy, SquaredError
 from chordflow.models import MLP, mlp
 from chordflow.problem import Problem
-from chordflow.training import FitState, fit
+from chordflow.solve import SVD, Cholesky
+from chordflow.training import Fit, FitState, fit
+from chordflow.training.loop import default_solver
 
 ACTIVATIONS = {"tanh": "tanh", "logistic": "sigmoid", "identity": "identity", "relu": "relu", "softplus": "softplus"}
 """scikit-learn's names of activations and two of our own, by the names of :mod:`chordflow.models`."""
@@ -37,13 +40,14 @@ class _ChordMLP(BaseEstimator):
         alpha: Any = 1e-4,
         max_iter: Any = 100,
         tol: Any = 1e-6,
-        n_iter_no_change: Any = 5,
+        n_iter_no_change: Any = 10,
         random_state: Any = None,
         warm_start: Any = False,
         verbose: Any = False,
         early_stopping: Any = False,
         validation_fraction: Any = 0.1,
         fraction: Any = None,
+        refit: Any = True,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -57,6 +61,7 @@ class _ChordMLP(BaseEstimator):
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.fraction = fraction
+        self.refit = refit
 
     def _check_options(self) -> None:
         """One line for the first mistake in the constructor's arguments, which scikit-learn wants looked at here."""
@@ -84,34 +89,28 @@ class _ChordMLP(BaseEstimator):
     def _fit_network(self, X: np.ndarray, targets: np.ndarray, weights: np.ndarray, loss: AbstractLoss) -> None:
         """Fit targets (N, Q) in float64 and set the fitted attributes."""
         random = check_random_state(self.random_state)
-        held_out = None
+        samples = kept = _Samples(X, targets, weights)
+        held = None
         if self.early_stopping:
             stratify = np.argmax(targets, axis=1) if isinstance(loss, CrossEntropy) else None
-            kept, held = train_test_split(
+            parts = train_test_split(
                 np.arange(len(X)), test_size=self.validation_fraction, random_state=random, stratify=stratify
             )
-            held_out = (X[held], targets[held], weights[held])
-            X, targets, weights = X[kept], targets[kept], weights[kept]
-        if not np.any(weights > 0):
+            kept, held = (samples.take(np.asarray(part)) for part in parts)
+        if not np.any(kept.weights > 0):
             raise ValueError("sample_weight: all training samples have weight zero, expected at least one positive")
         with jax.enable_x64(True):
             params = self._initial_params(X.shape[1], targets.shape[1], random)
-            problem = _padded_problem(self._network, X, targets, weights, loss)
-            watch = _Watch(self, problem, params, held_out, loss)
-            result = fit(
-                problem,
-                params,
-                # scikit-learn's penalty is ½ alpha |W|²/N.
-                alpha=float(self.alpha) / float(np.sum(weights)),
-                max_steps=self.max_iter,
-                fraction=self._fraction,
-                callback=watch,
-            )
-            best = result.params if watch.best is None else problem.ravel(params)[1](watch.best)
-            layers = jax.tree.map(np.asarray, best)
-        if result.result_name == "not_finite":
+            watch = _Watch(self, None if held is None else held.problem(self._network, loss), params)
+            result = watched = self._walk(kept.problem(self._network, loss), params, watch)
+            if held is not None and self.refit and watch.best is not None:
+                count, everything = itertools.count(1), samples.problem(self._network, loss)
+                result = self._walk(everything, params, lambda _: next(count) >= watch.best_step)
+            best = watch.best if held is not None and not self.refit else None
+            layers = jax.tree.map(np.asarray, result.params if best is None else best)
+        if "not_finite" in (watched.result_name, result.result_name):
             raise ValueError("the loss or its derivatives are not finite: scale X and y, for instance to unit variance")
-        if result.result_name == "step_limit":
+        if watched.result_name == "step_limit":
             warnings.warn(
                 f"max_iter = {self.max_iter} steps were taken and the loss still falls: increase max_iter or tol",
                 ConvergenceWarning,
@@ -125,12 +124,19 @@ class _ChordMLP(BaseEstimator):
         self.n_layers_ = len(self.coefs_) + 1
         self.n_outputs_ = targets.shape[1]
         self.validation_losses_ = watch.losses if self.early_stopping else None
-        self.result_ = result.result_name
+        self.best_step_ = watch.best_step if self.early_stopping else None
+        self.result_ = watched.result_name
 
-    @property
-    def _fraction(self) -> float:
-        """How much of the way a step aims: all of it, or a quarter where the path is watched for early stopping."""
-        return (0.25 if self.early_stopping else 1.0) if self.fraction is None else float(self.fraction)
+    def _walk(self, problem: Problem, params: Any, callback: Callable[[FitState], Any]) -> Fit:
+        """Steps from ``params``; where they are watched, along a path that begins with the largest singular values."""
+        options: dict[str, Any] = {"fraction": 1.0 if self.fraction is None else float(self.fraction)}
+        if self.early_stopping and self.fraction is None:
+            solver = default_solver(problem, problem.ravel(params)[0].size)
+            # An SVD would look for the damping of the lowest cost, which is no path.
+            options |= {"damping": 1.0, "linear_solver": Cholesky() if isinstance(solver, SVD) else solver}
+        # scikit-learn's penalty is ½ alpha |W|²/N.
+        alpha = float(self.alpha) / float(problem.num_samples)
+        return fit(problem, params, alpha=alpha, max_steps=self.max_iter, callback=callback, **options)
 
     @property
     def _network(self) -> MLP:
@@ -163,27 +169,45 @@ class _ChordMLP(BaseEstimator):
 class _Watch:
     """Follows a fit step by step: progress lines, the validation loss, and when nothing improves any more."""
 
-    def __init__(self, estimator: _ChordMLP, problem: Problem, params: Any, held_out: Any, loss: AbstractLoss):
-        self.estimator, self.losses, self.best, self.lowest, self.idle = estimator, [], None, np.inf, 0
-        self.held_out = None
-        if held_out is not None:
-            X, targets, weights = held_out
-            self.held_out = _padded_problem(estimator._network, X, targets, weights, loss)
-        self.unravel = problem.ravel(params)[1]
+    def __init__(self, estimator: _ChordMLP, held_out: Problem | None, params: Any):
+        self.estimator, self.held_out, self.params = estimator, held_out, params
+        self.losses: list[float] = []
+        self.best: Any = None
+        self.best_step, self.lowest, self.idle = 0, np.inf, 0
 
     def __call__(self, state: FitState) -> bool:
         """Whether to stop: no improvement by more than tol for n_iter_no_change steps."""
-        value = float(state.cost)
-        if self.held_out is not None:
-            value = float(_cost(self.held_out, self.unravel(state.theta)))
+        value, held_out = float(state.cost), self.held_out
+        if held_out is not None:
+            params = held_out.ravel(self.params)[1](state.theta)
+            value = float(_cost(held_out, params))
             self.losses.append(value)
+            if value < self.lowest:
+                self.best, self.best_step = params, len(self.losses)
         if self.estimator.verbose:
             print(f"step {int(state.num_steps)}, loss {float(state.cost):.6g}, validation {value:.6g}")
         self.idle = 0 if value < self.lowest - self.estimator.tol else self.idle + 1
-        if value < self.lowest:
-            self.lowest = value
-            self.best = state.theta if self.held_out is not None else None
+        self.lowest = min(self.lowest, value)
         return self.idle >= self.estimator.n_iter_no_change
+
+
+class _Samples(NamedTuple):
+    """Rows, targets (N, Q) and weights, all in float64."""
+
+    X: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "_Samples":
+        """Some of them."""
+        return _Samples(*(part[rows] for part in self))
+
+    def problem(self, network: MLP, loss: AbstractLoss) -> Problem:
+        """The problem with samples of weight 0 up to one of few sizes: new sizes seldom compile anything anew."""
+        size = _padded_size(len(self.X))
+        # A uniform distribution is a label of every loss here.
+        y = _pad(self.targets, size, 1.0 / self.targets.shape[1])
+        return Problem(network, _pad(self.X, size), y, loss, weights=_pad(self.weights, size))
 
 
 def _sample_weights(weights: Any, num: int) -> np.ndarray:
@@ -208,16 +232,6 @@ def _pad(rows: np.ndarray, size: int, fill: float = 0.0) -> np.ndarray:
     return np.concatenate([rows, np.full((size - len(rows), *rows.shape[1:]), fill, rows.dtype)])
 
 
-def _padded_problem(
-    network: MLP, X: np.ndarray, targets: np.ndarray, weights: np.ndarray, loss: AbstractLoss
-) -> Problem:
-    """The problem with samples of weight 0 up to one of few sizes, so that new sizes seldom compile anything anew."""
-    size = _padded_size(len(X))
-    # A uniform distribution is a label of every loss here.
-    y = _pad(targets, size, 1.0 / targets.shape[1])
-    return Problem(network, _pad(X, size), y, loss, weights=_pad(weights, size))
-
-
 @eqx.filter_jit
 def _cost(problem: Problem, params: Any) -> Any:
     return problem.cost(params)
@@ -240,12 +254,17 @@ class ChordRegressor(RegressorMixin, _ChordMLP):
     Parameters
     ----------
     hidden_layer_sizes, activation, alpha, max_iter, tol, n_iter_no_change, random_state, warm_start, verbose,
-    early_stopping, validation_fraction
+    validation_fraction
         As for ``MLPRegressor``; ``tanh`` is the default, the theory wants smooth activations, and ``softplus`` is one
         more. ``max_iter`` counts steps, each over all samples.
+    early_stopping, refit
+        With ``early_stopping`` the loss on the validation split is followed along a path, and the path then followed
+        anew, to its best step, with all samples, those of the split included; ``refit=False`` keeps the
+        parameters of the best step themselves, as ``MLPRegressor`` does.
     fraction
-        How much of the way to the targets a step aims. None: 1, and 0.25 with ``early_stopping``, where the loss on
-        the validation split is followed along the path and its best point kept: t as regulariser.
+        The path: None begins with large damping, where steps are those of implicit gradient flow and large singular
+        values of the Jacobian come first; f in (0, 1] samples the straight line, of which each step aims at this part
+        of what is left, so that t = 1 − (1 − f)ᵏ is the regulariser.
 
     Attributes
     ----------
@@ -253,6 +272,8 @@ class ChordRegressor(RegressorMixin, _ChordMLP):
         As for ``MLPRegressor``, float64.
     validation_losses_
         Loss on the validation split after each step, or None.
+    best_step_
+        The step that was best there, or None.
     result_
         Why the fit ended: a name of :class:`chordflow.FIT_RESULTS`.
 
