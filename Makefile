@@ -32,8 +32,9 @@ $(BIN)/pip:
 	  && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 
 install: $(BIN)/installed-test ## Create .venv and install the package with what its tests need
-demo: $(BIN)/installed-run ## Train on the bundled digits and compare with the theory (chordflow run)
+demo: $(BIN)/installed-run ## Train on the bundled digits, compare with the theory, write the report
 	$(BIN)/chordflow run
+	$(BIN)/chordflow report "$$(ls -dt runs/digits-* | head -n 1)"
 test: $(BIN)/installed-test ## Run all tests that take seconds
 	$(PYTEST) $(TEST_FLAGS) -m "not slow"
 slow: $(BIN)/installed-test ## Run the tests that take minutes, processes or disk

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_up_runs import flow_data, folder
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,6 +25,7 @@ COMMANDS = {
     "chordflow verify": "slow data.samples=4 model.widths=8",
     "chordflow bench": "slow seeds=1 samples=12 width=4 target=0.1 points=3 steps=2",
     "chordflow gram data.samples=100": "data.samples=4 model.widths=8",
+    "chordflow report runs/digits-20260101-120000": "",
 }
 
 
@@ -74,6 +76,9 @@ def test_commands_run(run, tmp_path):
     env = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     if run[0] == "make":
         run = [*run, "-C", str(ROOT)]
+    elif run[1] == "report":
+        folder(tmp_path / run[2], {"straight": flow_data()})
+        run = [sys.executable, "-m", "chordflow", *run[1:]]
     elif run[0] == "chordflow":
         run = [sys.executable, "-m", "chordflow", *run[1:]]
     done = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)

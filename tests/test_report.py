@@ -3,21 +3,20 @@
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
-import numpy as np
 import pytest
-import xarray
+from made_up_runs import CONFIG, flow_data, folder, two_flows
 
-import chordflow as cf
 from chordflow import record, verification
 from chordflow.cli import main
 from chordflow.report import write_report
 from chordflow.report.reading import read_runs
 from chordflow.report.sections import planes, sections
 from chordflow.verification import Check, Outcome
+from chordflow.verification.kept import keep, read_kept
 
 FIGURES = ["outputs", "cost", "seconds", "deviation", "spectrum", "reach", "drift", "classes", "heldout"]
-CONFIG = {"flows": ["straight", "standard"], "loss": "squared_error", "data": {"name": "digits", "samples": 4}}
 
 
 class Page(HTMLParser):
@@ -61,61 +60,11 @@ def page_of(path) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
-def flow_data(*, bend: float = 0.0, end: float = 1.0, seed: int = 0, classes: int = 3, loss: str = "SquaredError"):
-    """A dataset as a run leaves it, of a made-up flow on four samples that bends off its chord."""
-    rng = np.random.default_rng(seed)
-    x0, target = rng.normal(size=(4, classes)), np.eye(classes)[np.arange(4) % classes] * 0.7 + 0.3 / classes
-    y = np.log(target) if loss == "CrossEntropy" else target
-    if loss == "CrossEntropy":
-        y += np.mean(x0 - y, axis=1, keepdims=True)
-    t = np.linspace(0, end, 9)
-    way = rng.normal(size=x0.shape)
-    x = x0 + t[:, None, None] * (y - x0) + bend * (t * (1 - t))[:, None, None] * way
-    off = abs(x - x0 - t[:, None, None] * (y - x0)).max(axis=(1, 2)) / abs(y - x0).max()
-    cost = 0.5 * ((x - y) ** 2).sum(axis=(1, 2)) / 4
-    sigma = np.geomspace(10, 1e-3, 12) * (1 + t[::4, None])
-    with np.errstate(divide="ignore"):
-        s = -4 * np.log1p(-t)
-    variables = {
-        "outputs": (("time", "sample", "output"), x),
-        "cost": ("time", cost),
-        "target": (("sample", "output"), target),
-        "equilibrium": (("sample", "output"), y),
-        "predicted_cost": ("time", cost * 1.1),
-        "deviation": ("time", off),
-        "predicted_deviation": ("time", 1.1 * off, {"long_name": "max |x − chord|, predicted by (2.58)"}),
-        "sigma": (("spectrum_time", "singular_value"), sigma),
-        "effective_dimension": ("spectrum_time", 12 - t[::4]),
-        "unreachable_fraction": ("diagnosis_time", 1e-9 + 0.1 * t[::2]),
-        "kernel_drift": ("diagnosis_time", t[::2]),
-        "test_cost": ("time", cost + 0.1),
-        "seconds": ((), 1.5),
-    }
-    coords = {"time": t, "s": ("time", s), "spectrum_time": t[::4], "diagnosis_time": t[::2]}
-    attrs = {"num_samples": 4.0, "lam": 1e-6, "cost_minimum": 0.0, "loss": loss, "flow": "made up"}
-    return xarray.Dataset(variables, coords=coords, attrs=attrs)
-
-
-def folder(path, datasets, config=CONFIG):
-    """A run folder with these datasets and a summary that goes with them."""
-    run = record.create(path, config)
-    row = {"quantity": "deviation from the chord", "predicted": 0.0, "measured": 3e-8}
-    for name, dataset in datasets.items():
-        run.write_dataset(record.dataset_name(name), dataset)
-    flow = {"result": "successful", "samples": 4, "stats": {"num_steps": 7}, "comparison": [row]}
-    run.write_summary({"flows": dict.fromkeys(datasets, flow)})
-    return run
-
-
 def shown(*runs) -> dict[str, str]:
     """The sections of a page without drawing them: caption and remarks of each, in capitals where it has a figure."""
     found = sections(read_runs([run.path for run in runs]))
     words = {one.ident: " ".join([one.caption, *one.remarks]) for one in found}
     return {one.ident.upper() if one.make else one.ident: words[one.ident] for one in found}
-
-
-def two_flows(**options):
-    return {"straight": flow_data(**options), "standard": flow_data(bend=3.0, end=0.6, **options)}
 
 
 @pytest.fixture(scope="module")
@@ -362,6 +311,17 @@ def test_mistakes_are_one_line(tmp_path, made, capsys):
         (made.path / "verification.json").unlink()
 
 
+def test_the_page_about_the_page_runs_and_names_every_figure(tmp_path, monkeypatch):
+    text = (Path(__file__).resolve().parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
+    run = folder(tmp_path / "runs" / "digits", two_flows())
+    for one in sections(read_runs([run.path])):
+        assert f"**{one.title}.**" in text
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    exec(compile(code, "docs/report.md", "exec"), {})
+    assert (tmp_path / "deviation.svg").is_file()
+
+
 # Statements ----------------------------------------------------------------------------------------------------------
 
 CHECKS = [
@@ -375,8 +335,8 @@ def test_statements_that_were_checked_are_listed(tmp_path):
     # Nothing to draw: the words are looked at.
     run = folder(tmp_path / "run", {})
     assert "chordflow verify" in page_of(write_report([run.path])).text
-    verification.keep(run.path, CHECKS, 20)
-    kept = verification.read_kept(run.path)
+    keep(run.path, CHECKS, 20)
+    kept = read_kept(run.path)
     assert kept is not None
     assert kept.checks[0] == CHECKS[0]
     page = page_of(write_report([run.path]))
@@ -401,6 +361,6 @@ def test_verify_keeps_its_outcome_in_a_run_folder(tmp_path, monkeypatch, capsys)
     assert main(["verify", str(run.path), "data.samples=3", "eps=1e-2"]) == 0
     # Tolerances of the run's flows are not those of a verification; more samples than the run has are not taken.
     assert seen == [(4, 1e-8, None), (3, 1e-8, 1e-2)]
-    kept = cf.verification.read_kept(run.path)
+    kept = read_kept(run.path)
     assert kept is not None
     assert kept.samples == 3

@@ -30,9 +30,18 @@ EPILOG_VERIFY = """examples:
   chordflow verify
   chordflow verify data.samples=10 model.widths=32 rtol=1e-9
   chordflow verify runs/digits/config.toml data.samples=20
+  chordflow verify runs/digits
 
 keys: {keys}
-The rest of a configuration file is for `chordflow run` and changes nothing here.
+The rest of a configuration file is for `chordflow run` and changes nothing here. A run folder stands for the problem of
+its configuration; the outcomes are kept in it, where `chordflow report` finds them.
+"""
+EPILOG_REPORT = """examples:
+  chordflow report runs/digits
+  chordflow report runs/tanh runs/gelu --out comparison.html
+
+The page is one file, needs no network, and is written into the first run folder as report.html unless --out says
+where. A run that still goes on, or was stopped, is shown as far as it came.
 """
 EPILOG_GRAM = """examples:
   chordflow gram
@@ -111,6 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     summary = "Go on with a run that was stopped or killed, from its last checkpoint."
     _add_watching(add("resume", _resume, summary, EPILOG_RESUME, folders=True))
     add("verify", _verify, "Check the statements of the theory on a problem.", EPILOG_VERIFY.format(keys=fewer))
+    summary = "Write one self-contained HTML page about run folders, on the same axes."
+    report = add("report", _report, summary, EPILOG_REPORT, folders=True)
+    report.add_argument("--out", metavar="PAGE.html", help="the page (default: report.html in the first run folder)")
     summary = "Compute the Gram matrix DDᵀ (the tangent kernel) of a problem, its spectrum, and keep it."
     gram = add("gram", _gram, summary, EPILOG_GRAM.format(keys=", ".join(keys(NOT_FOR_GRAM))))
     gram.add_argument("--quiet", action="store_true", help="say nothing but mistakes")
@@ -232,22 +244,37 @@ def _shows_bars(arguments: argparse.Namespace) -> bool:
     return sys.stderr.isatty() and not arguments.quiet
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    from chordflow.report import write_report
+
+    print(write_report(arguments.words, arguments.out), flush=True)
+    return 0
+
+
 def _verify(arguments: argparse.Namespace) -> int:
-    from chordflow import verification
+    from chordflow import record, verification
     from chordflow.config import Config, read_table, refuse_run_only
     from chordflow.setting import Setting
+    from chordflow.verification.kept import keep
 
     file, overrides = _sorted(arguments.words)
-    refuse_run_only(read_table(None, overrides))
-    if file is None and not any(word.startswith("data.name") for word in overrides):
-        # Dense Jacobians and projections: the main job's 200 samples would take minutes.
+    refuse_run_only(given := read_table(None, overrides))
+    run = record.open_run(file) if file is not None and os.path.isdir(os.path.expanduser(file)) else None
+    # Dense Jacobians and projections: the main job's 200 samples would take minutes.
+    if run is not None:
+        most = [flow["samples"] for flow in run.summary.get("flows", {}).values()]
+        overrides = [f"data.samples={min([VERIFY_SAMPLES, *most])}", *overrides]
+    elif file is None and not any(word.startswith("data.name") for word in overrides):
         overrides = [f"data.samples={VERIFY_SAMPLES}", *overrides]
-    table = read_table(file, overrides)
+    table = read_table(file if run is None else run.path / "config.toml", overrides)
+    if run is not None:
+        # A run's configuration spells out the tolerances of its flows, which nobody chose for a verification.
+        table = {key: value for key, value in table.items() if key in given or key not in ("rtol", "eps")}
     config = Config.from_dict(table)
     setting = Setting.build(config)
     # Tolerances that nobody gave are the verification's own, which look at the rank of the problem.
-    given = {key: getattr(config, key) for key in ("rtol", "eps") if key in table}
-    evidence = verification.Evidence(setting.problem(), setting.params, **given)
+    chosen = {key: getattr(config, key) for key in ("rtol", "eps") if key in table}
+    evidence = verification.Evidence(setting.problem(), setting.params, **chosen)
     count, samples = len(verification.STATEMENTS), len(setting.dataset.targets)
     print(
         f"checking {count} statements on {samples} samples of {setting.dataset.name} ...", file=sys.stderr, flush=True
@@ -255,6 +282,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     checks = list(verification.examine(evidence))
     for line in verification.lines(checks):
         print(line, flush=True)
+    if run is not None:
+        print(f"kept for the report: {keep(run.path, checks, samples)}", flush=True)
     return 0 if all(check.outcome != "does not hold" for check in checks) else 1
 
 

@@ -212,7 +212,7 @@ def deviation_curves(
     >>> deviation_curves({"standard": (t, 0.1 * t)}, predictions={"standard": (t, 0.1 * t)}).axes[0].get_yscale()
     'log'
     """
-    ylabel = "max |x − chord| / longest way"
+    ylabel = "max |x − chord|, relative"
     shown, foreseen = (
         {name: (t[1:], d[1:]) if len(t) > 1 else (t, d) for name, (t, d) in part.items()}
         for part in (measured, predictions or {})

@@ -170,7 +170,7 @@ class Motion:
             self.flows[i][kind] = [[round(float(v), 2) for v in values] for values in (x, y)]
             look = self.looks[one.label]
             fill, edge = svg.coloured(look.face), f"stroke: {svg.coloured(look.colour)}; " if look.hollow else ""
-            size = max(3.5, 7.5 - 1.5 * i)  # marks in one place are rings around each other
+            size = max(3.5, 8.5 - 2.0 * i)  # marks in one place are rings around each other
             style = f"{edge}fill: {fill}"
             yield f'<circle class="mark" data-flow="{i}" data-path="{kind}" r="{size}" style="{style}"/>'
 

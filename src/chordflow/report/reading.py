@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chordflow.record import Run, RunError, open_run
-from chordflow.verification import Kept, read_kept
+from chordflow.verification.kept import Kept, read_kept
 
 if TYPE_CHECKING:
     import xarray
@@ -81,8 +81,8 @@ class Series:
         """Seconds and C − C_min: at every stride, or of the start and the end alone."""
         noted = [(line["seconds"], line["cost"]) for line in self.progress]
         cost, seconds = self.excess(), self.array("seconds")
-        if len(noted) > 1:
-            times, costs = np.array(noted, float).T
+        if len(noted) > 1 and cost is not None:
+            times, costs = np.array([(0.0, cost[0] + self.minimum), *noted], float).T
             return times, costs - self.minimum
         if cost is None or seconds is None:
             return None

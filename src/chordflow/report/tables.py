@@ -10,7 +10,8 @@ from chordflow.figures.axes import number
 from chordflow.record import to_toml
 from chordflow.report.reading import RunPage, Series
 from chordflow.report.svg import coloured
-from chordflow.verification import Check, Kept, Outcome
+from chordflow.verification import Check, Outcome
+from chordflow.verification.kept import Kept
 
 OUTCOMES = {
     Outcome.HOLDS: ("holds", "✓ holds"),

@@ -2,7 +2,6 @@
 
 from chordflow.verification import hypotheses, pointwise, chords, logits  # noqa: F401, I001  in the order of lines
 from chordflow.verification.evidence import Evidence
-from chordflow.verification.kept import Kept, keep, read_kept
 from chordflow.verification.registry import STATEMENTS, Check, Finding, Outcome, Statement
 from chordflow.verification.verdicts import examine, lines, verify
 
@@ -11,12 +10,9 @@ __all__ = [
     "Check",
     "Evidence",
     "Finding",
-    "Kept",
     "Outcome",
     "Statement",
     "examine",
-    "keep",
     "lines",
-    "read_kept",
     "verify",
 ]
