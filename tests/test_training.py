@@ -172,6 +172,47 @@ def test_a_goal_is_reached_with_every_method(method):
     assert np.all(np.diff(fit.history.cost) <= 0)
 
 
+def test_the_equilibrium_is_a_goal_by_name():
+    labels = jnp.asarray(np.random.default_rng(4).dirichlet(3 * np.ones(3), size=4))
+    problem = cf.Problem(lambda w, row: row @ w.reshape(4, 3), ROWS[:4], labels, loss=cf.CrossEntropy())
+    w = 0.1 * jnp.arange(12.0)
+    fit = cf.fit(problem, w, goal="equilibrium", max_steps=30)
+    x = np.asarray(problem.outputs(w))
+    expected = np.log(labels) + np.mean(x - np.log(labels), axis=1, keepdims=True)
+    np.testing.assert_allclose(problem.outputs(fit.params), expected, atol=1e-7)
+
+
+def test_labels_without_an_equilibrium_say_so():
+    sharp = cf.Problem(linear_logits, ROWS[:2], jnp.eye(3)[:2], loss=cf.CrossEntropy())
+    with pytest.raises(ValueError, match="one-hot labels have no equilibrium"):
+        cf.fit(sharp, jnp.ones((4, 3)), goal="equilibrium")
+    unknown = cf.Problem(linear_logits, ROWS[:2], jnp.eye(3)[:2], loss=cf.Loss(lambda x, y: jnp.sum((x - y) ** 4)))
+    with pytest.raises(ValueError, match="no equilibrium in closed form"):
+        cf.fit(unknown, jnp.ones((4, 3)), goal="equilibrium")
+
+
+def linear_logits(w, row):
+    return row @ w
+
+
+@pytest.mark.parametrize("damping", [1e-4, 1.0])
+def test_the_first_damping_is_a_share_of_the_scale(damping):
+    problem, params = tanh_problem()
+    D = np.asarray(problem.jacobian(params).as_matrix())
+    fit = cf.fit(problem, params, damping=damping, linear_solver=Cholesky(), max_steps=1)
+    assert float(fit.history.damping[0]) == pytest.approx(damping * np.sum(D**2), rel=1e-12)
+
+
+def test_much_is_done_with_a_decomposition_that_costs_much():
+    problem, params = tanh_problem()
+    few = cf.fit(problem, params, max_steps=2, linear_solver=Cholesky())
+    same = cf.fit(problem, params, max_steps=2, linear_solver=Cholesky(), corrections=2, reuses=0)
+    more = cf.fit(problem, params, max_steps=2, linear_solver=SVD())
+    again = cf.fit(problem, params, max_steps=2, linear_solver=SVD(), corrections=3, reuses=2)
+    assert np.array_equal(few.history.cost, same.history.cost)
+    assert np.array_equal(more.history.cost, again.history.cost)
+
+
 def test_a_state_of_another_cost_is_not_believed():
     problem, params = tanh_problem()
     first = cf.fit(problem, params, max_steps=5)
@@ -262,7 +303,9 @@ def test_a_domain_left_is_rejected_and_the_last_good_parameters_are_kept():
         ({"fraction": 0.0}, "fraction must be in"),
         ({"goal": jnp.zeros((3, 1))}, "goal must be like the outputs"),
         ({"goal": jnp.full((8, 1), jnp.inf)}, "goal is not finite"),
+        ({"goal": "labels"}, "goal must be outputs or"),
         ({"target": 0.0}, "target must be in"),
+        ({"damping": 0.0}, "damping must be in"),
         ({"time_limit": -1.0}, "time_limit must be in"),
         ({"alpha": -0.1}, "alpha must be in"),
     ],

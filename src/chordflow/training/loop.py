@@ -68,9 +68,10 @@ def fit(
     alpha
         α ≥ 0 of the penalty ½α|θ|², solved in closed form.
     goal
-        Outputs-like: aim there in the metric of squared error instead of along the loss's Gauss–Newton direction, for
-        instance ``problem.equilibrium(problem.outputs(params))``. Candidates are compared by their distance to it; the
-        cost still decides what is accepted.
+        Outputs-like: aim there in the metric of squared error instead of along the loss's Gauss–Newton direction.
+        ``"equilibrium"`` is where the Euclidean flow of the loss ends from x(0): the labels, or for cross-entropy
+        log y + c (2.89–2.104), which needs positive labels. Candidates are compared by their distance to it; the cost
+        still decides what is accepted.
     fraction
         f in (0, 1]: each step aims only this part of the way, x + f (target − x). After k steps that were followed
         well, with reuses=0 or not, 1 − t = (1 − f)ᵏ of the straight line is left: small f samples it, for early
@@ -144,7 +145,7 @@ def fit(
     if concrete:
         problem.check(params)
     penalty = None if isinstance(alpha, (int, float)) and alpha == 0 else jnp.asarray(alpha, theta.dtype)
-    flat_goal = None if goal is None else _flat_goal(problem, goal)
+    flat_goal = None if goal is None else _flat_goal(problem, params, goal)
     aims_part = not (isinstance(fraction, (int, float)) and fraction == 1)
     aim = Aim(problem, params, flat_goal, penalty, jnp.asarray(fraction, theta.dtype), aims_part)
     rule = _rule(aim, theta, linear_solver, corrections, reuses)
@@ -211,7 +212,15 @@ def default_solver(problem: Problem, K: int) -> AbstractMethod:
     return Cholesky() if small <= CHOLESKY_SIDE and fits else Iterative()
 
 
-def _flat_goal(problem: Problem, goal: Any) -> Array:
+def _flat_goal(problem: Problem, params: PyTree, goal: Any) -> Array:
+    if isinstance(goal, str):
+        if goal != "equilibrium":
+            raise ValueError(f'fit: goal must be outputs or "equilibrium", got {goal!r}')
+        goal = problem.equilibrium(problem.outputs(params))
+        if goal is None:
+            raise ValueError(
+                f"fit: {type(problem.loss).__name__} has no equilibrium in closed form: give goal as outputs"
+            )
     got, expected = jax.tree.map(jnp.shape, goal), jax.tree.map(jnp.shape, problem.targets)
     if got != expected:
         raise ValueError(f"fit: goal must be like the outputs, got {got}, expected {expected}")
