@@ -5,11 +5,13 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_up_runs import CONFIG, flow_data, folder, two_flows
 
 from chordflow import record, verification
 from chordflow.cli import main
+from chordflow.record import remove_run
 from chordflow.report import write_report
 from chordflow.report.reading import read_runs
 from chordflow.report.sections import planes, sections
@@ -256,10 +258,34 @@ def test_an_unfinished_run_is_shown_as_far_as_it_is_there(tmp_path):
     page = page_of(write_report([run.path]))
     assert "not finished: standard" in page.text
     assert page.all("svg", id="outputs-wide")
+    run.write_progress({"flow": "standard", "t": 0.5, "s": 2.77, "cost": 0.25, "seconds": 3.0, "steps": 9})
+    text = page_of(write_report([run.path])).text
+    assert "not finished: standard (at s = 2.77, cost 0.25)" in text
+    assert f"The run was stopped: chordflow resume {run.path} goes on" in text
     empty = record.create(tmp_path / "empty", CONFIG)
     page = page_of(write_report([empty.path]))
     assert "not finished: straight, standard" in page.text
     assert not page.all("svg")
+
+
+def test_seconds_of_every_stride_are_drawn_where_they_were_noted(tmp_path):
+    run = folder(tmp_path / "run", {"straight": flow_data()})
+    for i in range(3):
+        run.write_progress({"flow": "straight", "s": i, "cost": 2.0**-i, "seconds": 1.5 * i + 1, "steps": i})
+    (page,) = read_runs([run.path])
+    curve = page.series[0].over_seconds()
+    assert curve is not None
+    np.testing.assert_array_equal(curve[0], [0, 1, 2.5, 4])
+    np.testing.assert_array_equal(curve[1][1:], [1, 0.5, 0.25])
+    assert "one mark" not in shown(run)["SECONDS"]
+
+
+def test_a_folder_with_a_report_can_be_started_over(tmp_path):
+    run = folder(tmp_path / "run", {})
+    write_report([run.path])
+    keep(run.path, CHECKS, 20)
+    remove_run(run.path)
+    assert not run.path.exists()
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])

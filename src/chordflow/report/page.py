@@ -135,7 +135,7 @@ def _banner(run: RunPage) -> str:
         return ""
     last = {line["flow"]: line for line in run.progress if "flow" in line}
     came = [
-        f"{name} (at t = {last[name]['t']:.3g}, cost {last[name]['cost']:.2g})" if name in last else name
+        f"{name} (at s = {last[name]['s']:.3g}, cost {last[name]['cost']:.2g})" if name in last else name
         for name in run.missing
     ]
     state = run.run.state
