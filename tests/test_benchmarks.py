@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -47,6 +48,18 @@ def test_gram_records_speed_memory_and_its_plan(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gram_plot.py", str(out), str(figure)])
     runpy.run_path(str(BENCHMARKS / "gram_plot.py"), run_name="__main__")
     assert figure.stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_record_cost_says_what_keeping_a_run_takes(tmp_path):
+    out = tmp_path / "record_cost.json"
+    script = str(BENCHMARKS / "record_cost.py")  # in a process of its own: it replaces methods to time them
+    subprocess.run([sys.executable, script, "--smoke", "--out", str(out)], check=True, capture_output=True)
+    results = json.loads(out.read_text())["results"]
+    assert results["flows"] == ["straight", "standard"]
+    assert 0 < sum(results["seconds_keeping"].values()) < results["seconds"]
+    assert results["lines_of_metrics"] > 2
+    assert results["in_strides_over_one_piece"]["ratio"] > 0
 
 
 def test_the_committed_record_was_made_on_a_clean_tree_and_names_no_folder():

@@ -186,4 +186,8 @@ def _load(path: Path, like: Arrays) -> dict[str, np.ndarray]:
     # Arrays of NumPy ask for arrays of NumPy, whatever device they were on.
     target = {name: np.zeros(array.shape, array.dtype) for name, array in like.items()}
     with orbax.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(path.absolute(), target)
+        found = checkpointer.restore(path.absolute(), target)
+    for name, array in target.items():  # orbax 0.12 takes arrays of NumPy of any shape
+        if (found[name].shape, found[name].dtype) != (array.shape, array.dtype):
+            raise ValueError(f"{name} is {found[name].dtype}{found[name].shape}, not {array.dtype}{array.shape}")
+    return found

@@ -1,0 +1,127 @@
+"""What follows a run: a live table, lines of JSON, TensorBoard and Weights & Biases by their own libraries."""
+
+import importlib.util
+import io
+import json
+import sys
+
+import pytest
+from rich.console import Console
+
+from chordflow.extras import MissingExtraError
+from chordflow.watch import SHOWN, JsonLines, LiveTable, TensorBoard, WeightsAndBiases
+
+START = {"event": "start", "folder": "runs/a", "flows": ["straight", "standard"], "left_out": {}}
+FLOW = {"event": "flow", "flow": "straight", "samples": 4, "n": 40, "K": 9, "variable": "t", "t1": 1.0}
+END = {"event": "flow_end", "flow": "straight", "result": "successful", "t": 1.0, "steps": 9, "rejected": 1}
+
+
+def metrics(steps, **more):
+    return {
+        "event": "metrics",
+        "flow": "straight",
+        "t": steps / 10,
+        "s": float("inf") if steps == 10 else steps / 5,
+        "cost": 10.0**-steps,
+        "deviation": 1e-7 * steps,
+        "steps": steps,
+        "rejected": 1,
+        "effective_dimension": 38.5,
+        "seconds": 2.0 * steps,
+    } | more
+
+
+def shown(table):
+    """The table as text, in a terminal of 120 columns."""
+    console = Console(file=io.StringIO(), width=120)
+    console.print(table.table())
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def table():
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    table = LiveTable(console)
+    yield table
+    table.close()
+
+
+def test_the_table_shows_where_each_flow_is(table):
+    table(START)
+    text = shown(table)
+    assert "straight" in text
+    assert text.count("waiting") == 2
+    table(FLOW)
+    assert "compiling" in shown(table)
+    for steps in (1, 2, 4):
+        table(metrics(steps))
+    text = shown(table)
+    for part in ("t = 0.4", "1.000e-04", "4.0e-07", "38.5", " 4 ", " 1 ", "0.5", "0:12"):
+        assert part in text, part
+    table(END)
+    assert "successful" in shown(table)
+
+
+def test_what_is_not_known_is_left_blank(table):
+    table(START)
+    table(FLOW)
+    table(metrics(1, deviation=None, effective_dimension=None))
+    assert "None" not in shown(table)
+
+
+def test_lines_said_meanwhile_stand_above_the_table_as_they_are(table):
+    table(START)
+    table.say("[bold] n = 12, f(0.5)")
+    assert "[bold] n = 12, f(0.5)" in table.console.file.getvalue()
+
+
+def test_json_lines_are_objects(capsys):
+    watcher = JsonLines()
+    for event in (START, FLOW, metrics(10)):
+        watcher(event)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[:2] == [START, FLOW]
+    assert lines[2] == {k: v for k, v in metrics(10).items() if k not in ("event", "s")} | {"s": {"float": "inf"}}
+
+
+def test_tensorboard_has_each_number_of_each_step(tmp_path):
+    from tensorboardX.proto import event_pb2
+
+    watcher = TensorBoard(str(tmp_path))
+    for event in (START, FLOW, metrics(1), metrics(2, effective_dimension=None), END):
+        watcher(event)
+    watcher.close()
+    (log,) = (tmp_path / "straight").glob("events*")
+    data, found = log.read_bytes(), {}
+    while data:  # length, its checksum, the event, its checksum
+        size = int.from_bytes(data[:8], "little")
+        event = vars(event_pb2)["Event"].FromString(data[12 : 12 + size])
+        data = data[16 + size :]
+        for value in event.summary.value:
+            found[value.tag, event.step] = value.simple_value
+    assert {name for name, step in found if step == 1} == set(SHOWN)
+    assert found["cost", 2] == pytest.approx(0.01)
+    assert ("effective_dimension", 2) not in found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
+@pytest.mark.filterwarnings("default")
+def test_weights_and_biases_keeps_a_run_without_a_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    watcher = WeightsAndBiases("chords")
+    for event in (START, FLOW, metrics(1), metrics(2), END):
+        watcher(event)
+    watcher.close()
+    (log,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    assert b"straight/cost" in log.read_bytes()
+
+
+@pytest.mark.parametrize(("kind", "module"), [(TensorBoard, "tensorboardX"), (WeightsAndBiases, "wandb")])
+def test_a_missing_library_is_one_line_naming_the_extra(monkeypatch, kind, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=rf'need {module}: pip install "chordflow\[watch\]"$'):
+        kind("somewhere")
