@@ -94,6 +94,31 @@ def test_fit_records_its_peers_from_the_same_start(tmp_path, monkeypatch):
     assert figure.stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_physics_counts_steps_and_looks_at_peers(tmp_path, monkeypatch):
+    words = ["--only", "poisson_2d", "--seeds", "1", "--peer-seconds", "0.2", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["physics.py", *words])
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
+        warnings.simplefilter("default")  # the peers' own
+        runpy.run_path(str(BENCHMARKS / "physics.py"), run_name="__main__")
+    results = json.loads((tmp_path / "physics_poisson_2d.json").read_text())["results"]
+    assert len(results) == 6
+    (steps,) = results["cf.fit"]["steps"]
+    assert steps <= 100
+    assert results["cf.fit"]["below 1e-06"]["seeds"] == 1
+    for peer in results.values():
+        errors = [error for _, _, error in peer["curves"][0]]
+        assert errors[-1] == peer["end"]["worst"]
+
+
+def test_the_figure_of_the_equations_is_drawn_from_the_committed_records(tmp_path, monkeypatch):
+    figure = tmp_path / "physics.png"
+    monkeypatch.setattr(sys, "argv", ["physics_plot.py", str(BENCHMARKS / "records"), str(figure)])
+    runpy.run_path(str(BENCHMARKS / "physics_plot.py"), run_name="__main__")
+    assert figure.stat().st_size > 50_000
+
+
 def test_fit_says_how_to_get_data_that_comes_with_no_package(tmp_path):
     read = runpy.run_path(str(BENCHMARKS / "fit_data.py"))
     for folder in (None, tmp_path):
