@@ -93,6 +93,16 @@ def test_the_deviation_is_the_largest_distance_from_the_chord(run):
     assert "frozen kernel" in data["predicted_deviation"].attrs["long_name"]
 
 
+def test_the_integral_of_what_is_missing_is_that_of_a_broken_line():
+    missing = diagnosis.Missing(np.array([0.0, 0.4, 1.0]), np.array([[0.0, 1.0], [2.0, 1.0], [2.0, -2.0]]))
+    ts = np.array([0.0, 0.2, 0.4, 0.7, 1.0])
+    # By hand: 5t² and then 2(t − 0.4); t and then the antiderivative of 1 − 5(t − 0.4).
+    late = ts[3:] - 0.4
+    first, second = [0, 0.2, 0.4, *(0.4 + 2 * late)], [0, 0.2, 0.4, *(0.4 + late - 2.5 * late**2)]
+    # Between the saves 0 and 0.4 the first component is 5t, whose integral at 0.2 is 0.1.
+    np.testing.assert_allclose(missing.integral(ts), np.transpose([[0, 0.1, *first[2:]], second]), atol=1e-15)
+
+
 def test_variables_say_what_they_are(run):
     data = run.trajectory("straight")
     for name in (
@@ -118,14 +128,18 @@ def test_one_hot_logits_have_a_cost_but_no_chord(tmp_path):
     assert data.attrs["loss"] == "CrossEntropy"
 
 
-def test_what_takes_too_long_is_left_out_with_its_reason(run, setting, monkeypatch):
+def test_what_takes_too_long_is_left_out_with_its_reason(run, tmp_path, monkeypatch):
     monkeypatch.setattr(diagnosis, "DEVIATION_OUTPUTS", 100)
+    exact = run.trajectory("straight")["predicted_deviation"].to_numpy()
+    assert main(["run", *SHAPE, "flows=straight", f"out={tmp_path / 'some'}"]) == 0
+    data = cf.open_run(tmp_path / "some").trajectory()
+    # The straight flow asks for one velocity: what is missing of it, at the saves that are diagnosed, is enough.
+    assert data["predicted_deviation"].attrs["long_name"].endswith("from S at 9 saves")
+    # Nine values of an integrand that bends, by the trapezoidal rule.
+    np.testing.assert_allclose(data["predicted_deviation"], exact, atol=0.2 * exact.max())
     monkeypatch.setattr(diagnosis, "GRAM_OUTPUTS", 100)
-    from chordflow.experiment import run_flow
-
-    data = diagnosis.flow_dataset(run_flow(setting, setting.plan("straight"), say=lambda _: None))
-    assert "predicted_deviation" not in data
+    assert main(["run", *SHAPE, "flows=straight", f"out={tmp_path / 'none'}"]) == 0
+    data = cf.open_run(tmp_path / "none").trajectory()
     assert "n = 120 is above the 100" in data.attrs["without_predicted_deviation"]
     assert "n = 120" in data.attrs["without_kernel_drift"]
-    assert "kernel_drift" not in data
-    assert "unreachable_fraction" not in data
+    assert not {"predicted_deviation", "kernel_drift", "unreachable_fraction"} & set(data)

@@ -1,7 +1,7 @@
 """What a finished flow is compared with and shown by: spectra, table, labelled dataset, figures."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -92,9 +92,9 @@ def flow_dataset(done: FlowRun) -> Any:
     """
     dataset = done.trajectory.to_xarray()
     dataset = dataset.assign_coords(s=("time", done.s, {"long_name": "gradient-flow time s", "units": "1"}))
-    _add_predictions(dataset, done)
     _add_spectra(dataset, done)
-    _add_reach_and_drift(dataset, done)
+    missing = _add_reach_and_drift(dataset, done)
+    _add_predictions(dataset, done, missing)
     dataset["seconds"] = ((), done.seconds, {"long_name": "wall-clock time of the integration", "units": "s"})
     minimum = done.plan.problem.minimum()
     dataset.attrs |= {
@@ -115,7 +115,22 @@ def rank_policy(done: FlowRun) -> RankPolicy:
     return RankPolicy.of(done.plan.flow.filter, jnp.asarray(done.sigmas[0, 0]), 0.0)
 
 
-def _add_predictions(dataset: Any, done: FlowRun) -> None:
+class Missing(NamedTuple):
+    """The part of the velocity that the parameters cannot make, at some saves."""
+
+    ts: Float[np.ndarray, " P"]
+    velocity: Float[np.ndarray, "P n"]
+
+    def integral(self, ts: Float[np.ndarray, " T"]) -> Float[np.ndarray, "T n"]:
+        """Over time from the first save to each of ``ts``, which hold those saves; linear between them."""
+        right = np.clip(np.searchsorted(self.ts, ts), 1, max(1, len(self.ts) - 1))
+        weight = ((ts - self.ts[right - 1]) / (self.ts[right] - self.ts[right - 1]))[:, None]
+        at = (1 - weight) * self.velocity[right - 1] + weight * self.velocity[right]
+        pieces = np.diff(ts)[:, None] * (at[1:] + at[:-1]) / 2
+        return np.concatenate([np.zeros_like(at[:1]), np.cumsum(pieces, axis=0)])
+
+
+def _add_predictions(dataset: Any, done: FlowRun, missing: Missing | None) -> None:
     """Labels, the end of the chord, what is predicted, and how far run and prediction are from the chord."""
     problem, x, dims = done.plan.problem, np.asarray(done.trajectory.outputs), dataset["outputs"].dims
     dataset["target"] = (dims[1:], np.asarray(problem.targets), {"long_name": "labels y"})
@@ -138,7 +153,7 @@ def _add_predictions(dataset: Any, done: FlowRun) -> None:
     chord = np.asarray(theory.linear_interpolation(x[0], goal, t))
     measured = np.abs(x - chord).max(axis=(1, 2)) / longest
     dataset["deviation"] = ("time", measured, units | {"long_name": "max |x − chord|"})
-    foreseen, what = _foreseen(done, goal, chord)
+    foreseen, what = _foreseen(done, goal, chord, missing)
     if foreseen is None:
         dataset.attrs["without_predicted_deviation"] = what
     else:
@@ -146,7 +161,9 @@ def _add_predictions(dataset: Any, done: FlowRun) -> None:
         dataset["predicted_deviation"] = ("time", values, units | {"long_name": f"max |x − chord|, {what}"})
 
 
-def _foreseen(done: FlowRun, goal: np.ndarray, chord: np.ndarray) -> tuple[np.ndarray | None, str]:
+def _foreseen(
+    done: FlowRun, goal: np.ndarray, chord: np.ndarray, missing: Missing | None
+) -> tuple[np.ndarray | None, str]:
     """r(t) (T, N, Q) by (2.58) or from the predicted outputs, and by which; or None and why there is none."""
     problem, flow, trajectory = done.plan.problem, done.plan.flow, done.trajectory
     blend = flow.filter.blend()
@@ -156,6 +173,9 @@ def _foreseen(done: FlowRun, goal: np.ndarray, chord: np.ndarray) -> tuple[np.nd
         if done.comparison.predicted is None:
             return None, "the theory has no prediction for this flow and loss"
         return done.comparison.predicted - chord, done.comparison.what
+    if problem.num_outputs > DEVIATION_OUTPUTS and is_straight and missing is not None:
+        r = missing.integral(np.asarray(trajectory.ts)).reshape(chord.shape)
+        return r, f"predicted by (2.58) from S at {len(missing.ts)} saves"
     if problem.num_outputs > DEVIATION_OUTPUTS:
         return None, (
             f"(2.58) needs the n × n matrix S at every save, and n = {problem.num_outputs} is above the "
@@ -185,21 +205,26 @@ def _add_spectra(dataset: Any, done: FlowRun) -> None:
     dataset["effective_dimension"] = ("spectrum_time", np.asarray(counted), about)
 
 
-def _add_reach_and_drift(dataset: Any, done: FlowRun) -> None:
+def _add_reach_and_drift(dataset: Any, done: FlowRun) -> Missing | None:
     """How much of the velocity the parameters cannot make, and how far the Gram matrix is from that of the start."""
     problem, trajectory = done.plan.problem, done.trajectory
     if problem.num_outputs > GRAM_OUTPUTS:
         reason = f"the Gram matrix of n = {problem.num_outputs} outputs is above the {GRAM_OUTPUTS} that are diagnosed"
         dataset.attrs |= {"without_unreachable_fraction": reason, "without_kernel_drift": reason}
-        return
+        return None
     many = problem.num_outputs > MANY_OUTPUTS
-    picked = _spread(len(trajectory.ts), FEW_DIAGNOSIS_SAVES if many else DIAGNOSIS_SAVES)
+    saves = len(trajectory.ts)
+    # Rank is lost at the end, in the last step before t = 1: that step alone, lest its loss counts for many saves.
+    before_last = max(0, saves - 2)
+    picked = np.union1d(_spread(saves, FEW_DIAGNOSIS_SAVES if many else DIAGNOSIS_SAVES), before_last)
     bound, policy = done.plan.flow.velocity.bind(problem, trajectory.outputs[0]), rank_policy(done)
-    gram_0, reach, drift = None, [], []
+    gram_0, reach, drift, missing = None, [], [], []
     for i in picked:
         params, x = trajectory.params_saved(int(i)), problem.flatten(trajectory.outputs[int(i)])
         u = problem.unflatten(bound(problem, trajectory.ts[int(i)], x))
-        reach.append(float(geometry.unreachable_fraction(problem, params, u, policy)))
+        missing.append(np.asarray(geometry.unreachable_velocity(problem, params, u, policy)))
+        size = float(jnp.linalg.norm(problem.flatten(u)))  # W = 1 for the one unweighted term of a run
+        reach.append(float(np.linalg.norm(missing[-1])) / size if size else 0.0)
         gram = _gram(problem, params)
         gram_0 = gram if gram_0 is None else gram_0
         drift.append(float(geometry.kernel_drift(gram, gram_0)))
@@ -209,6 +234,7 @@ def _add_reach_and_drift(dataset: Any, done: FlowRun) -> None:
     dataset["unreachable_fraction"] = ("diagnosis_time", np.asarray(reach), about)
     about = {"long_name": "kernel drift |G − G₀|/|G₀|", "units": "1"}
     dataset["kernel_drift"] = ("diagnosis_time", np.asarray(drift), about)
+    return Missing(np.asarray(trajectory.ts)[picked], np.stack(missing)) if len(picked) > 1 else None
 
 
 @eqx.filter_jit

@@ -68,10 +68,41 @@ def unreachable_fraction(problem: Problem, params: PyTree, velocity: OutputsLike
     eigenvalues far above 1. One factorisation: that of a run, or a singular value decomposition where ε is below what a
     Gram matrix sees, or traced.
     """
+    return _unreachable_fraction(problem, params, velocity, policy, _method(problem, params, policy))
+
+
+def unreachable_velocity(problem: Problem, params: PyTree, velocity: OutputsLike, policy: RankPolicy) -> Flat:
+    """W^½(u − S_λu) (n,), the part of a velocity that the parameters cannot make; S and cost as for the fraction.
+
+    Along a flow with the constant velocity u, its integral over time is how far the run has left the chord (2.58).
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, chordflow as cf
+    >>> jax.config.update("jax_enable_x64", True)
+    >>> problem = cf.Problem(lambda w, z: w * z, jnp.ones((2, 1)), jnp.zeros((2, 1)))
+    >>> policy = cf.geometry.rank_policy(problem, jnp.ones(1), cf.filters.Damped())
+    >>> missing = cf.geometry.unreachable_velocity(problem, jnp.ones(1), jnp.array([[1.0], [0.0]]), policy)
+    >>> [round(float(part), 9) for part in missing]  # two samples with one output between them move together
+    [0.5, -0.5]
+    """
+    return _unreachable_velocity(problem, params, velocity, policy, _method(problem, params, policy))
+
+
+def _method(problem: Problem, params: PyTree, policy: RankPolicy) -> AbstractMethod:
+    """The factorisation of a run, or the one that sees any ε where that does not."""
     method = default_method(policy.damped, problem.jacobian(params).shape)
-    if not is_concrete(policy.eps) or float(policy.eps) < method.floor(policy.eps.dtype):
-        method = SVD()
-    return _unreachable_fraction(problem, params, velocity, policy, method)
+    sees = is_concrete(policy.eps) and float(policy.eps) >= method.floor(policy.eps.dtype)
+    return method if sees else SVD()
+
+
+@eqx.filter_jit
+def _unreachable_velocity(
+    problem: Problem, params: PyTree, velocity: OutputsLike, policy: RankPolicy, method: AbstractMethod
+) -> Flat:
+    A = WeightedJacobian.at(problem, params)
+    v = A.root * problem.flatten(velocity)
+    return v - A.mv(method.factorise(A, policy.lam).damped(v, policy.passes))
 
 
 @eqx.filter_jit
