@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -43,6 +44,8 @@ def on_request(say: Callable[[str], None]) -> Iterator[Request]:
     def listen() -> None:
         while received := inlet.recv(1):
             if request:
+                if sys.stdout.isatty():  # a live table hides the cursor
+                    os.write(sys.stdout.fileno(), b"\x1b[?25h\n")
                 os._exit(128 + received[0])
             request.signal_number = received[0]
             say("stopping at the next good moment; once more stops at once")

@@ -1,0 +1,300 @@
+"""Runs that are killed, stopped, or refused by the disk, in processes of their own, end as if nothing had happened."""
+
+import contextlib
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import xarray
+
+import chordflow as cf
+
+SEED = 20250611
+KILLS = 20
+WORDS = ["data.samples=12", "model.widths=8", "flows=straight,standard", "saves=9", "checkpoint_seconds=0"]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Of the processes: they share what they compile, which needs programs without callbacks into Python."""
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "EQX_ON_ERROR": "nan",
+    }
+    return {**os.environ, **cache, "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+
+
+def command(*words):
+    return [sys.executable, "-m", "chordflow", *map(str, words)]
+
+
+def finish(environment, *words, **options):
+    done = subprocess.run(command(*words), env=environment, capture_output=True, text=True, check=False, **options)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def wait_for(condition, process, seconds=300.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended by itself"
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.002)
+
+
+@contextlib.contextmanager
+def going(environment, *words, **options):
+    """A run in the background, killed when the block ends if it still goes on."""
+    with subprocess.Popen(
+        command(*words), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def whole(environment, tmp_path_factory):
+    """A run that nothing happened to, and its seconds from the folder to the end, with everything compiled before."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert finish(environment, "run", *WORDS, f"out={folder / 'first'}").returncode == 0
+    path = folder / "second"
+    with going(environment, "run", *WORDS, f"out={path}") as process:
+        wait_for((path / "config.toml").exists, process)
+        start = time.monotonic()
+        assert process.wait() == 0
+    seconds = time.monotonic() - start
+    assert_same(path, folder / "first")
+    return path, seconds
+
+
+def assert_same(path, other):
+    """All numbers of two finished runs are equal bit for bit, but seconds; and nothing is left over."""
+    one, two = cf.open_run(path), cf.open_run(other)
+    assert one.state == two.state == "finished"
+    assert one.damage == two.damage == []
+    assert one.summary == two.summary
+    assert one.datasets == two.datasets == ("standard", "straight")
+    for name in one.datasets:
+        left, right = (run.dataset(name).drop_vars("seconds") for run in (one, two))
+        xarray.testing.assert_identical(left, right)
+        for variable in left.variables:
+            assert left[variable].to_numpy().tobytes() == right[variable].to_numpy().tobytes(), (name, variable)
+    names = [{entry.name for entry in folder.iterdir()} for folder in (Path(path), Path(other))]
+    assert names[0] == names[1]
+    for figure in Path(path).glob("*.svg"):
+        assert figure.read_bytes() == (Path(other) / figure.name).read_bytes()
+
+
+def stage(path):
+    """Where a killed run was, by what is in its folder."""
+    files = {entry.relative_to(path).as_posix() for entry in path.rglob("*")}
+    if any(name.endswith((".png", ".svg")) for name in files):
+        return "figures"
+    if "straight.nc" in files:
+        return "second flow"
+    return "checkpoints" if any(name.startswith("checkpoints/straight/0") for name in files) else "compilation"
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_bits(environment, whole, tmp_path):
+    reference, seconds = whole
+    rng, stages = random.Random(SEED), set()
+    # One moment in each twentieth of the time, so that no part of the run is left out.
+    moments = [(i + rng.random()) / KILLS * seconds for i in range(KILLS)]
+    for i, moment in enumerate(moments):
+        path = tmp_path / str(i)
+        with going(environment, "run", *WORDS, f"out={path}") as process:
+            wait_for((path / "config.toml").exists, process)
+            time.sleep(moment)
+            process.send_signal(signal.SIGKILL)
+        run = cf.open_run(path)
+        assert run.state in ("stopped", "finished")
+        assert [entry["flow"] for entry in run.progress] == sorted(
+            (entry["flow"] for entry in run.progress), key=("straight", "standard").index
+        )
+        stages.add(stage(path))
+        if i % 4 == 1:  # the resumed run is killed, too
+            with going(environment, "resume", path) as process:
+                time.sleep(rng.random() * seconds)
+                process.send_signal(signal.SIGKILL)
+        done = finish(environment, "resume", path)
+        assert done.returncode == 0, done.stderr
+        assert_same(path, reference)
+    assert stages >= {"compilation", "checkpoints", "second flow"}, stages
+    assert "is finished" in finish(environment, "resume", tmp_path / "0").stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_and_says_how_to_go_on(environment, whole, tmp_path, number):
+    path = tmp_path / "run"
+    words = [*WORDS[:-1], "checkpoint_seconds=1000"]  # the checkpoint is that of the request
+    with going(environment, "run", *words, f"out={path}") as process:
+        wait_for(lambda: (path / "metrics.jsonl").exists(), process)
+        process.send_signal(number)
+        said, complaint = process.communicate(timeout=300)
+    assert process.returncode == 128 + number
+    assert "stopping at the next good moment" in said
+    assert f"`chordflow resume {path}` goes on" in complaint
+    assert complaint.count("\n") == 1
+    assert len(list((path / "checkpoints").glob("*/0*"))) == 1
+    entry = cf.open_run(path).progress[-1]
+    done = finish(environment, "resume", path)
+    assert done.returncode == 0
+    assert f"{entry['flow']}: goes on at" in done.stdout
+    assert f"= {entry['t']:g}, after {entry['steps']} steps" in done.stdout
+    end, reference = cf.open_run(path), cf.open_run(whole[0])
+    assert end.summary == reference.summary
+
+
+@pytest.mark.slow
+def test_stopping_twice_stops_at_once(environment, tmp_path):
+    path = tmp_path / "run"
+    with going(environment, "run", *WORDS, "data.samples=30", "model.widths=64", f"out={path}") as process:
+        wait_for((path / "summary.json").exists, process)
+        wait_for(lambda: (path / "environment.json").exists(), process)
+        assert process.stdout is not None
+        while "expected" not in process.stdout.readline():  # it is compiling now, for seconds
+            pass
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        assert time.monotonic() - start < 1
+    assert process.returncode == 130
+    assert cf.open_run(path).state == "stopped"
+
+
+@pytest.mark.slow
+def test_two_processes_do_not_write_one_folder(environment, tmp_path):
+    path = tmp_path / "run"
+    with going(environment, "run", *WORDS, f"out={path}") as process:
+        wait_for((path / "metrics.jsonl").exists, process)
+        assert cf.open_run(path).state == "running"
+        refused = finish(environment, "resume", path)
+        assert process.poll() is None
+    assert refused.returncode == 2
+    assert "is being written by another process" in refused.stderr
+    assert cf.open_run(path).state == "stopped"
+
+
+@pytest.mark.slow
+def test_the_stream_of_metrics_is_read_while_the_run_goes_on_and_json_says_the_same(environment, tmp_path):
+    path = tmp_path / "run"
+    seen = []
+    with going(environment, "run", "--json", *WORDS, f"out={path}") as process:
+        wait_for((path / "metrics.jsonl").exists, process)
+        while process.poll() is None:
+            seen.append(len(cf.open_run(path).progress))
+            time.sleep(0.01)
+        assert process.stdout is not None
+        lines = [json.loads(line) for line in process.stdout]
+    assert process.returncode == 0
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 3, "the stream grows while the run goes on"
+    events = [line["event"] for line in lines if "event" in line]
+    assert events == ["start", "flow", "flow_end", "flow", "flow_end", "end"]
+    stream = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [line for line in lines if "event" not in line] == stream
+    assert lines[-1]["results"] == {"straight": "successful", "standard": "successful"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [3_000, 30_000, 120_000])
+def test_a_limit_on_the_size_of_files_is_one_clear_line_and_the_run_goes_on_without_it(
+    environment, whole, tmp_path, limit
+):
+    path = tmp_path / "run"
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+    # What was compiled is not kept here: the cache would meet the limit, too.
+    bare = {key: value for key, value in environment.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+    stopped = finish(bare, "run", *WORDS, f"out={path}", preexec_fn=limited)
+    assert stopped.returncode == 1
+    assert stopped.stderr.count("\n") == 1, stopped.stderr
+    assert "cannot be written (File too large): raise the limit" in stopped.stderr
+    assert f"`chordflow resume {path}` goes on" in stopped.stderr
+    run = cf.open_run(path)
+    assert run.state == "stopped"
+    assert run.damage == []
+    assert finish(environment, "resume", path).returncode == 0
+    assert_same(path, whole[0])
+
+
+def mounted(folder, size):
+    """Whether a file system of so many bytes can be mounted there."""
+    options = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    try:
+        return subprocess.run(options, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def tiny_disk(tmp_path_factory):
+    """A disk of 1 MiB, or None where this user may mount none."""
+    folder = tmp_path_factory.mktemp("disk")
+    if not mounted(folder, 2**20):
+        yield None
+        return
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_once_there_is_space(environment, whole, tiny_disk, request):
+    if tiny_disk is None:
+        request.applymarker(pytest.mark.xfail(reason="only root may mount a disk", run=False))
+        pytest.skip("only root may mount a disk")
+    for filler in (2**20 - 40_000, 2**20 - 140_000, 2**20 - 400_000):
+        path = tiny_disk / f"run-{filler}"
+        (tiny_disk / "filler").write_bytes(b"x" * filler)
+        stopped = finish(environment, "run", *WORDS, f"out={path}")
+        assert stopped.returncode == 1, filler
+        assert stopped.stderr.count("\n") == 1, stopped.stderr
+        assert "No space left on device): free some space" in stopped.stderr
+        run = cf.open_run(path)
+        assert run.state == "stopped"
+        assert run.damage == []
+        assert not list(path.rglob("*.tmp")), "nothing half is left"
+        subprocess.run(["mount", "-o", "remount,size=64m", str(tiny_disk)], check=True)
+        assert finish(environment, "resume", path).returncode == 0
+        assert_same(path, whole[0])
+        for entry in path.iterdir():
+            entry.unlink()
+        subprocess.run(["mount", "-o", "remount,size=1m", str(tiny_disk)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["checkpoints", "segments", "checkpoints/standard"])
+def test_a_file_where_a_folder_must_go_is_named_and_the_run_goes_on_without_it(environment, whole, tmp_path, name):
+    path = tmp_path / "run"
+    with going(environment, "run", *WORDS, f"out={path}") as process:
+        wait_for((path / "config.toml").exists, process)
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text("in the way")
+        _, complaint = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert complaint.count("\n") == 1, complaint
+    assert f"{path / name}" in complaint
+    assert "move away the file that is where a folder must go" in complaint
+    assert (path / name).read_text() == "in the way", "what is the user's is left"
+    assert cf.open_run(path).damage == []
+    (path / name).unlink()
+    assert finish(environment, "resume", path).returncode == 0
+    assert_same(path, whole[0])
