@@ -12,7 +12,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 # One worker per core of the smallest machine meant. Whole files go to one worker: their tests share compiled functions.
 TEST_FLAGS ?= -n 2 --dist loadfile
 
-.PHONY: help install demo test slow doctest lint types clean
+.PHONY: help install demo test slow doctest lint types docs examples clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -46,6 +46,11 @@ lint: $(BIN)/installed-dev ## Check style and formatting
 	$(BIN)/ruff format --check .
 types: $(BIN)/installed-dev ## Check types
 	$(BIN)/pyright
+docs: $(BIN)/installed-docs ## Build the documentation site into build/site, warnings being errors
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --builder html docs build/site
+	@echo "open build/site/index.html"
+examples: $(BIN)/installed-docs ## Run the guided examples again and keep their outputs
+	$(BIN)/python docs/examples/run.py
 clean: ## Remove caches and build products, keep .venv and runs
 	rm -rf build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.v*' -type d -prune -exec rm -rf {} +

@@ -253,10 +253,11 @@ class ChordRegressor(RegressorMixin, _ChordMLP):
 
     Parameters
     ----------
-    hidden_layer_sizes, activation, alpha, max_iter, tol, n_iter_no_change, random_state, warm_start, verbose,
-    validation_fraction
+    hidden_layer_sizes, activation, alpha, max_iter, tol, n_iter_no_change, random_state, warm_start, verbose
         As for ``MLPRegressor``; ``tanh`` is the default, the theory wants smooth activations, and ``softplus`` is one
         more. ``max_iter`` counts steps, each over all samples.
+    validation_fraction
+        Size of the validation split, as for ``MLPRegressor``.
     early_stopping, refit
         With ``early_stopping`` the loss on the validation split is followed along a path, and the path then followed
         anew, to its best step, with all samples, those of the split included; ``refit=False`` keeps the

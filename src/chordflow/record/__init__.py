@@ -1,16 +1,16 @@
 """Run folders: the bytes and labels of a run, and nothing that computes.
 
-====================  ================================================================================================
-``config.toml``       what was asked for; ``chordflow run config.toml`` asks for it again
-``environment.json``  what it was asked with: versions, device, dtype, seed, state of git
-``summary.json``      what came out, as numbers and words, and the version of this format; floats are exact
-``metrics.jsonl``     how it goes, a JSON object a line for each stride of each flow, while the run goes on
-``NAME.nc``           labelled arrays (netCDF 4), one file per flow; ``xarray.open_dataset`` reads them
-``NAME.png``, ``svg`` figures
-``SHA256SUMS``        sums of all files that stay as they are: ``sha256sum -c SHA256SUMS``
-``segments/NAME/``    while a flow goes on: ``000000.nc``, ..., what was saved since the last segment, never changed
-``checkpoints/NAME/`` while a flow goes on: its last two places, by orbax, from each of which it can go on
-====================  ================================================================================================
+=====================  ================================================================================================
+``config.toml``        what was asked for; ``chordflow run config.toml`` asks for it again
+``environment.json``   what it was asked with: versions, device, dtype, seed, state of git
+``summary.json``       what came out, as numbers and words, and the version of this format; floats are exact
+``metrics.jsonl``      how it goes, a JSON object a line for each stride of each flow, while the run goes on
+``NAME.nc``            labelled arrays (netCDF 4), one file per flow; ``xarray.open_dataset`` reads them
+``NAME.{png,svg}``     figures
+``SHA256SUMS``         sums of all files that stay as they are: ``sha256sum -c SHA256SUMS``
+``segments/NAME/``     while a flow goes on: ``000000.nc``, ..., what was saved since the last segment, never changed
+``checkpoints/NAME/``  while a flow goes on: its last two places, by orbax, from each of which it can go on
+=====================  ================================================================================================
 
 Durations live only in a variable ``seconds`` of a dataset, and in the stream of metrics: everything else is the same
 for the same run on the same machine, byte for byte.
