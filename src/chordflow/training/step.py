@@ -141,7 +141,7 @@ def _try_one(aim: Aim, rule: Rule, point: Point, lam: Scalar, cost: Scalar) -> _
 
     # What was refused from its own point is not worth following further.
     reuses = jnp.where(first.cost < cost, rule.reuses, 0)
-    best = jax.lax.fori_loop(0, reuses, reuse, first)
+    best = jax.lax.fori_loop(0, reuses, reuse, first) if rule.reuses else first
     return _Tried(lam, first, best, factor.dimension_estimate())
 
 
@@ -166,7 +166,7 @@ def _try_many(aim: Aim, rule: Rule, point: Point, lam: Scalar) -> _Tried:
         around, again = search(carry[0], carry[1].theta)
         return around, _cheaper(again, carry[1])
 
-    _, best = jax.lax.fori_loop(0, rule.reuses, reuse, (chosen, first))
+    best = jax.lax.fori_loop(0, rule.reuses, reuse, (chosen, first))[1] if rule.reuses else first
     return _Tried(chosen, first, best, point.decomposition.at(chosen + aim.ridge).dimension_estimate())
 
 
