@@ -1,4 +1,7 @@
-"""Which leaves of the parameters are trainable."""
+"""Which leaves of the parameters are trainable, and what a leaf is called in a file."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -47,3 +50,17 @@ def _broadcast_prefix(trainable: PyTree, params: PyTree) -> PyTree:
             f"trainable must be None, a predicate or a prefix of the parameters' tree {jax.tree.structure(params)}, "
             f"got {jax.tree.structure(trainable)}"
         ) from None
+
+
+def tree_path(path: Sequence[Any]) -> list[int | str]:
+    """The keys of a leaf as JSON can hold them: integers index sequences, strings are keys and attributes.
+
+    Examples
+    --------
+    >>> import jax
+    >>> [tree_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(({"w": 1.0}, 2.0))]
+    [[0, 'w'], [1]]
+    """
+    return [
+        part.idx if hasattr(part, "idx") else str(getattr(part, "key", getattr(part, "name", part))) for part in path
+    ]

@@ -15,8 +15,9 @@ from chordflow import data
 from chordflow.comparison import gradient_times
 from chordflow.integration import arrange
 from chordflow.interruption import Request, Stopped
+from chordflow.parameters import tree_path
 from chordflow.problem import Problem
-from chordflow.record import Run, tree_path
+from chordflow.record import Run
 from chordflow.results import RESULTS, is_okay
 from chordflow.setting import Plan, Setting
 from chordflow.strides import Course, Place, Stride

@@ -12,8 +12,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from chordflow.extras import load_extra
+from chordflow.parameters import tree_path
 from chordflow.problem import Problem
-from chordflow.record import tree_path
 from chordflow.results import RESULTS
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ Reading executes nothing.
 Format 1 had no more than configuration, summary, datasets and figures; it is read, but not resumed.
 """
 
-from chordflow.record.datasets import dataset_name, tree_path
+from chordflow.record.datasets import dataset_name
 from chordflow.record.errors import RunError, RunningError, StorageError
 from chordflow.record.folder import FORMAT, Run, create, open_run, remove_run
 from chordflow.record.stream import as_line
@@ -43,5 +43,4 @@ __all__ = [
     "open_run",
     "remove_run",
     "to_toml",
-    "tree_path",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 
 from chordflow.extras import load_extra
 from chordflow.files import replacing
+from chordflow.parameters import tree_path
 from chordflow.record.errors import RunError, first_line
 
 if TYPE_CHECKING:
@@ -60,20 +61,6 @@ def dataset_name(flow: str) -> str:
     ('interpolated-0.5', 'along-my.paths-bent-10')
     """
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", flow).strip("-")
-
-
-def tree_path(path: Sequence[Any]) -> list[int | str]:
-    """The keys of a leaf as JSON can hold them: integers index sequences, strings are keys and attributes.
-
-    Examples
-    --------
-    >>> import jax
-    >>> [tree_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(({"w": 1.0}, 2.0))]
-    [[0, 'w'], [1]]
-    """
-    return [
-        part.idx if hasattr(part, "idx") else str(getattr(part, "key", getattr(part, "name", part))) for part in path
-    ]
 
 
 def nested(leaves: Mapping[tuple[int | str, ...], np.ndarray]) -> Any:
