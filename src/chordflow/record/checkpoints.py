@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 STATE = "state"
 """The folder of a checkpoint that orbax writes: what it leaves beside it while it does lies in ours."""
+ROOM_FOR_LABELS = 2**17
+"""Bytes that a checkpoint takes beside its arrays: some twenty small files and folders."""
 KEPT = 2
 """Checkpoints of a flow that are kept, so that there is another where one is damaged."""
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
@@ -84,6 +86,7 @@ class Progress(NamedTuple):
             shutil.rmtree(target)
         with replacing(target) as temporary:
             temporary.mkdir()
+            _reserve(temporary / "room", sum(np.asarray(array).nbytes for array in arrays.values()))
             _save(temporary / STATE, {**arrays, "num_segments": np.asarray(num_segments)})
         added += [path for path in target.rglob("*") if path.is_file()]
         start, oldest = self._prefix(self.checkpoints), number - KEPT
@@ -156,6 +159,23 @@ def _number(name: str, start: str) -> int:
     return int(found[0]) if found else -1
 
 
+def _reserve(path: Path, num_bytes: int) -> None:
+    """Ask the disk for the room of a checkpoint, and give it back.
+
+    Where it refuses orbax (0.12), threads of the storage below print tracebacks that nobody can catch.
+    """
+    left = num_bytes + num_bytes // 8 + ROOM_FOR_LABELS
+    try:
+        with open(path, "wb", buffering=0) as file:
+            while left > 0:
+                left -= file.write(bytes(min(left, 2**20)))
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), str(path.parents[1])) from error
+    finally:
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def _as_os_error(path: Path) -> Iterator[None]:
     """Make an OSError of what the storage below orbax reports, and keep orbax from logging it with a traceback."""
@@ -169,7 +189,7 @@ def _as_os_error(path: Path) -> Iterator[None]:
     except Exception as error:  # orbax 0.12 hands on what its storage raises, under several types
         if (code := _OS_ERROR.search(str(error))) is None:
             raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path.parents[1])) from error
     finally:
         log.setLevel(level)
 
