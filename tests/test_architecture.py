@@ -274,7 +274,8 @@ def test_importing_costs_little_more_than_diffrax():
     seconds: dict[str, list[float]] = {"diffrax": [], "chordflow": []}
     for _ in range(9):  # interleaved, so that a busy minute slows both
         for name, runs in seconds.items():
-            code = f"import time; start = time.perf_counter(); import {name}; print(time.perf_counter() - start)"
+            # Seconds of the processor: those of the clock measured 1.1 to 1.3 for the same files, by what else ran.
+            code = f"import time; start = time.process_time(); import {name}; print(time.process_time() - start)"
             runs.append(float(run_python(code)))
     ratio = statistics.median(seconds["chordflow"]) / statistics.median(seconds["diffrax"])
     assert ratio <= IMPORT_COST, f"import chordflow costs {ratio:.2f} times import diffrax"
