@@ -5,8 +5,9 @@ unless words say otherwise; the record is JSON with the environment beside it. T
 
 * ``share``: time inside whatever keeps the run, over the time of the run. Both are of the same seconds, so that a busy
   machine does not change it much.
-* ``in_strides_over_one_piece``, with ``--flow NAME``: a flow in strides with everything kept, over the same flow as one compiled call that
-  keeps nothing; both compiled before, and in turns. It contains what strides cost inside the compiled program.
+* ``in_strides_over_one_piece``, with ``--flow NAME``: a flow in strides with everything kept, over the same flow as one
+  compiled call that keeps nothing; both compiled before, and in turns. It contains what strides cost inside the
+  compiled program.
 """
 
 import argparse
