@@ -63,6 +63,13 @@ def test_the_table_shows_where_each_flow_is(table):
     assert "successful" in shown(table)
 
 
+def test_a_flow_that_was_finished_before_is_shown_so(table):
+    table(START)
+    table({"event": "kept", "flow": "straight", "result": "successful"})
+    assert "successful" in shown(table)
+    assert shown(table).count("waiting") == 1
+
+
 def test_what_is_not_known_is_left_blank(table):
     table(START)
     table(FLOW)

@@ -35,7 +35,8 @@ def run(config: Config, *, say: Say = print, watchers: Collection[Watcher] = (),
     say
         Takes each line that is printed.
     watchers
-        Called with a dictionary for each event of the run: start, metrics of each stride, end of each flow, end.
+        Called with a dictionary for each event of the run, which it says in ``event``: start, flow, metrics (of each
+        stride), flow_end, kept (a flow that was finished before the run was resumed), end.
     overwrite
         Start over where ``config.out`` is a run folder; never removes a file that no run wrote.
 
@@ -193,6 +194,7 @@ class _Run(NamedTuple):
             dataset = folder.dataset(name)
             trajectory = restored(self.setting, plan, self.saves, dataset)
             done = self._compared(plan, trajectory, float(dataset["seconds"]))
+            self._tell("kept", flow=plan.name, result=trajectory.result_name)
         else:
             done = self._compared(plan, *self._integrated(plan, request))
             folder.write_dataset(name, flow_dataset(done))

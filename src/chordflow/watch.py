@@ -118,7 +118,7 @@ class LiveTable:
             row = self.flows[event["flow"]]
             row |= event
             row["pace"].add(event["t"], event["steps"], event["seconds"])
-        elif kind == "flow_end":
+        elif kind in ("flow_end", "kept"):
             self.flows[event["flow"]]["result"] = event["result"]
 
     def close(self) -> None:
@@ -138,7 +138,7 @@ class LiveTable:
     def cells(row: Mapping[str, Any]) -> list[Any]:
         """The cells of a flow after its name."""
         if "t" not in row:
-            return ["waiting" if not row else "compiling"]
+            return [row.get("result", "waiting" if not row else "compiling")]
         bar = load_extra("rich.progress_bar", "live displays").ProgressBar(row["t1"], row["t"], width=12)
         dimension, deviation = row["effective_dimension"], row["deviation"]
         pace: Pace = row["pace"]
