@@ -91,7 +91,8 @@ class Config:
     max_steps
         Bound on the steps of each flow.
     checkpoint_seconds
-        Least time between two checkpoints of a flow; it changes no number.
+        Least time between two checkpoints of a flow, 0 for one after each stride; on a slow disk it is longer, so that
+        they cost less than two percent of the time. It changes no number.
     out
         Run folder; None for ``runs/<data.name>-<time>``.
     """

@@ -26,6 +26,8 @@ from chordflow.velocities import Straight
 
 STRIDE_SECONDS = 0.5
 """A stride lasts about so long: it is what a display waits for, and Ctrl-C."""
+CHECKPOINT_SHARE = 0.015
+"""Share of the time that checkpoints may take, unless one after each stride is asked for (checkpoint_seconds = 0)."""
 REACH_SHARE = 0.01
 """Share of the time that the effective dimension may take, which costs about a step."""
 
@@ -238,6 +240,7 @@ class Recorder:
         """
         way, attempts = self._way, 1
         kept = asked = time.perf_counter()
+        wait = self.interval
         while self.course.goes_on(way.place):
             begin = time.perf_counter()
             stride = self.course.stride(way.place, attempts)
@@ -247,9 +250,11 @@ class Recorder:
             self._advance(stride, time.perf_counter() - begin)
             attempts = int(np.clip(attempts * STRIDE_SECONDS / taken, 1, 2 * attempts))
             over = not self.course.goes_on(way.place)
-            if over or self.request or time.perf_counter() - kept >= self.interval:
+            if over or self.request or time.perf_counter() - kept >= wait:
+                begin = time.perf_counter()
                 self._keep()
                 kept = time.perf_counter()
+                wait = max(self.interval, (kept - begin) / CHECKPOINT_SHARE) if self.interval else 0.0
             if self.request and not over:
                 raise Stopped(self.request.signal_number or 0, f"stopped in {self.plan.name}")
         # A run that ends before its first save has none.
