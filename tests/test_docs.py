@@ -1,6 +1,7 @@
-"""The documentation site: built strictly, every public name on it, nothing fetched from elsewhere."""
+"""The documentation site: built strictly, every public name on it, nothing fetched, examples that run."""
 
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -8,12 +9,24 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import jupytext
+import nbformat
 import pytest
 
 import chordflow
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+EXAMPLE_FOLDER = DOCS / "examples"
+EXAMPLES = sorted(path.stem for path in EXAMPLE_FOLDER.glob("*.ipynb"))
+# Text in the source of an example → what stands there in the test, where it would take minutes otherwise.
+SMALLER = {
+    "physics_residual": {
+        "length=5000": "length=50",
+        "np.arange(1, 5001)": "np.arange(1, 51)",
+        "max_steps=60": "max_steps=5",
+    },
+}
 SNAPSHOT = (ROOT / "tests" / "public_names.txt").read_text(encoding="utf-8")
 # What a page would load when it is opened; links to follow are not among it.
 LOADED = re.compile(r"""<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)=["'](?:https?:)?//[^"']*""")
@@ -81,3 +94,77 @@ def test_the_site_loads_nothing_from_elsewhere(site):
     remote = re.compile(r"(@import|url\()\s*['\"]?(https?:)?//")
     styles = [sheet.name for sheet in site.rglob("*.css") if remote.search(sheet.read_text(encoding="utf-8"))]
     assert styles == []
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_notebook_is_its_source_with_outputs(name):
+    """What is shown was made by what stands in NAME.py: `make examples` runs them again."""
+    source = jupytext.read(EXAMPLE_FOLDER / f"{name}.py")
+    notebook = nbformat.read(EXAMPLE_FOLDER / f"{name}.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    assert [(c.cell_type, c.source) for c in notebook.cells] == [(c.cell_type, c.source) for c in source.cells]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_outputs_are_presentable(name):
+    path = EXAMPLE_FOLDER / f"{name}.ipynb"
+    assert path.stat().st_size < 400_000
+    notebook = nbformat.read(path, as_version=4)
+    assert 8 <= len(notebook.cells) <= 26
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert outputs
+    assert troubles(outputs) == []
+
+
+def troubles(outputs: list[Any]) -> list[str]:
+    """What does not belong into a stored output: errors, warnings, paths and names of a machine."""
+    found = []
+    for output in outputs:
+        if output["output_type"] == "error" or output.get("name") == "stderr":
+            found.append(str(output)[:200])
+        text = output.get("text", "") + "".join(output.get("data", {}).get("text/plain", ""))
+        found += re.findall(r"(?:/(?:home|root|tmp|work|usr|Users)/\S*|Traceback|0x[0-9a-f]{6,})", text)
+    return found
+
+
+def test_troubles_are_found():
+    assert troubles([{"output_type": "stream", "name": "stderr", "text": "careful"}])
+    assert troubles([{"output_type": "error", "ename": "ValueError"}])
+    assert troubles([{"output_type": "stream", "name": "stdout", "text": "wrote /home/me/x.png"}])
+    assert troubles([{"output_type": "execute_result", "data": {"text/plain": "<object at 0x7f3a2b1c>"}}])
+    assert not troubles([{"output_type": "stream", "name": "stdout", "text": "cost 0.12 -> 4e-17"}])
+
+
+def test_each_example_is_in_the_navigation():
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    assert len(EXAMPLES) == 7
+    assert [name for name in EXAMPLES if f"\nexamples/{name}\n" not in index] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs(name, tmp_path):
+    """In a process of its own: an example sets what a newcomer sets, and nothing more."""
+    text = (EXAMPLE_FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    for long, short in SMALLER.get(name, {}).items():
+        assert long in text
+        text = text.replace(long, short)
+    run(text, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_first_page_runs(tmp_path):
+    (block,) = re.findall(r"^```python\n(.*?)^```$", (DOCS / "index.md").read_text(encoding="utf-8"), re.M | re.S)
+    run(block, tmp_path)
+
+
+def run(text: str, folder: Path) -> None:
+    """Run a program in a process of its own; a warning is an error."""
+    script = folder / "example.py"
+    script.write_text(text, encoding="utf-8")
+    command = [sys.executable, "-W", "error", str(script)]
+    env = {**os.environ, "MPLBACKEND": "agg", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
