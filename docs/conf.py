@@ -26,7 +26,7 @@ exclude_patterns = ["examples/README.md"]
 root_doc = "index"
 nitpicky = True
 # Other packages' names: their inventories are on the network, and the build is not.
-nitpick_ignore_regex = [("py:.*", r"(?!chordflow|cf\.).*")]
+nitpick_ignore_regex = [("py:(class|obj|data|exc)", r"(?!chordflow|cf\.).*")]
 # What only the package itself handles shows in a few signatures; a renamed one that is not here stops the build.
 nitpick_ignore = [
     ("py:class", f"chordflow.{name}")

@@ -132,7 +132,7 @@ def troubles(outputs: list[Any]) -> list[str]:
 def test_troubles_are_found():
     assert troubles([{"output_type": "stream", "name": "stderr", "text": "careful"}])
     assert troubles([{"output_type": "error", "ename": "ValueError"}])
-    assert troubles([{"output_type": "stream", "name": "stdout", "text": "wrote /home/me/x.png"}])
+    assert troubles([{"output_type": "stream", "name": "stdout", "text": "wrote /tmp/x.png"}])
     assert troubles([{"output_type": "execute_result", "data": {"text/plain": "<object at 0x7f3a2b1c>"}}])
     assert not troubles([{"output_type": "stream", "name": "stdout", "text": "cost 0.12 -> 4e-17"}])
 

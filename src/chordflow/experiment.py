@@ -47,9 +47,9 @@ def run(config: Config, *, say: Say = print, watchers: Collection[Watcher] = (),
     RunError
         The folder cannot be made, or is taken.
     StorageError
-        It cannot be written in mid-run, such as on a full disk; :func:`resume` goes on.
+        It cannot be written in mid-run, such as on a full disk; :func:`chordflow.resume` goes on.
     Stopped
-        Ctrl-C or SIGTERM; a checkpoint was written, and :func:`resume` goes on.
+        Ctrl-C or SIGTERM; a checkpoint was written, and :func:`chordflow.resume` goes on.
     """
     if overwrite and config.out is not None:
         Setting.build(config)  # a mistake does not cost the old run
@@ -74,14 +74,14 @@ def resume(path: str | PathLike[str], *, say: Say = print, watchers: Collection[
     path
         A run folder.
     say, watchers
-        As for :func:`run`.
+        As for :func:`chordflow.experiment.run`.
 
     Raises
     ------
     RunError
         There is no run folder, it cannot be resumed, another process is writing it, or its configuration was altered.
     StorageError, Stopped
-        As :func:`run`.
+        As :func:`chordflow.experiment.run`.
 
     Examples
     --------

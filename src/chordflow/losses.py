@@ -124,7 +124,7 @@ class CrossEntropy(AbstractLoss):
     positive on 1^⊥ (Lemma 2.6). Adding a constant to all logits changes nothing, so 1ᵀx is conserved by the
     flow (2.73). Positive labels have one equilibrium on that hyperplane, log y + c 1 with
     c = (1/Q) 1ᵀ(x₀ − log y) (2.89–2.104), of cost −yᵀ log y: the label entropy, not 0. One-hot labels have none: logits
-    grow without bound, and :meth:`equilibrium` is not finite there; see :func:`smooth_labels`.
+    grow without bound, and :meth:`equilibrium` is not finite there; see :func:`chordflow.losses.smooth_labels`.
 
     Examples
     --------

@@ -32,7 +32,7 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: what :func:`create` returns to write into and :func:`open_run` to read.
+    """A run folder: what a run writes into and :func:`chordflow.open_run` reads.
 
     Nothing is kept in memory: each access reads the file, so the folder of a running job shows its present state.
     """
