@@ -22,7 +22,6 @@ project_copyright = author
 version = release = chordflow.__version__
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb"]
-exclude_patterns = ["examples/README.md"]
 root_doc = "index"
 nitpicky = True
 # Other packages' names: their inventories are on the network, and the build is not.

@@ -1,6 +1,7 @@
 """The documentation site: built strictly, every public name on it, nothing fetched, examples that run."""
 
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -135,6 +136,35 @@ def test_troubles_are_found():
     assert troubles([{"output_type": "stream", "name": "stdout", "text": "wrote /tmp/x.png"}])
     assert troubles([{"output_type": "execute_result", "data": {"text/plain": "<object at 0x7f3a2b1c>"}}])
     assert not troubles([{"output_type": "stream", "name": "stdout", "text": "cost 0.12 -> 4e-17"}])
+
+
+def test_numbers_of_the_comparison_are_those_of_the_records():
+    """A record that is taken anew fails here until the page says what it says."""
+    page = (DOCS / "compare.md").read_text(encoding="utf-8")
+
+    def record(name: str) -> Any:
+        return json.loads((ROOT / "benchmarks" / "records" / f"{name}.json").read_text(encoding="utf-8"))
+
+    diabetes, california = (result["summary"] for result in record("fit")["seconds"]["results"])
+    for name, row in (("cf.fit", "`cf.fit`"), ("optax L-BFGS", "optax L-BFGS"), ("optax Adam 0.01", "optax Adam")):
+        small, large = (data[name]["seconds"]["median"] for data in (diabetes, california))
+        assert re.search(rf"^\| {re.escape(row)}[^|]*\| {small:.2f} \| {large:.1f} \|$", page, re.M), name
+    poisson = record("physics_poisson_2d")["results"]
+    natural, ours = poisson["energy natural gradient"], poisson["cf.fit"]
+    assert len(natural["below 1e-06"]["steps"]) == 1
+    assert f"in {natural['below 1e-06']['median_seconds']:.1f} seconds" in page
+    assert f"a median of {ours['below 1e-06']['median_seconds']:.1f}" in re.sub(r"\*\*|\s+", " ", page).replace(
+        "  ", " "
+    )
+    assert len(ours["below 1e-06"]["steps"]) == 30
+    assert f"a median of {ours['end']['median']:.1e}".replace("e-0", "e-") in page
+    assert f"{poisson['optimistix Levenberg–Marquardt']['end']['median']:.1e}".replace("e-0", "e-") in page
+    assert f"{poisson['scipy BFGS']['end']['median']:.1e}".replace("e-0", "e-") in page
+    speed = record("gram")["speed"]
+    assert f"({speed[0]['times_faster_than_dense']:.0f} times as fast" in page
+    assert f"({speed[0]['times_faster_than_per_leaf']:.0f} times for the first)" in page
+    assert f"{speed[1]['times_faster_than_dense']:.0f} times for 64" in page
+    assert f"({record('gram_netket')['netket'][0]['times_faster_than_netket']:.0f} times)" in page
 
 
 def test_each_example_is_in_the_navigation():

@@ -19,12 +19,9 @@ jax.config.update("jax_enable_x64", True)
 
 inputs = jax.random.uniform(jax.random.key(0), (20, 2), minval=-1, maxval=1)
 targets = jnp.sin(3 * inputs[:, :1]) * inputs[:, 1:]
-small, small_params = cf.models.mlp(
-    (2, 3, 1), activation="tanh", seed=1
-)  # 13 parameters for 20 outputs
-large, large_params = cf.models.mlp(
-    (2, 30, 1), activation="tanh", seed=0
-)  # 121 parameters
+# 13 parameters for 20 outputs, and 121
+small, small_params = cf.models.mlp((2, 3, 1), activation="tanh", seed=1)
+large, large_params = cf.models.mlp((2, 30, 1), activation="tanh", seed=0)
 
 # %% [markdown]
 # ## Rank is a question of tolerance
