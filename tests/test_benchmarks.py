@@ -64,6 +64,13 @@ def test_record_cost_says_what_keeping_a_run_takes(tmp_path):
     assert results["in_strides_over_one_piece"]["ratio"] > 0
 
 
+def test_keeping_the_default_run_took_less_than_a_twentieth_of_its_time():
+    record = json.loads((BENCHMARKS / "records" / "record_cost.json").read_text())
+    assert record["environment"]["clean_tree"] is True
+    assert record["results"]["words"] == []
+    assert record["results"]["share"] < 0.05
+
+
 def test_the_committed_record_was_made_on_a_clean_tree_and_names_no_folder():
     text = (BENCHMARKS / "records" / "flow_cost.json").read_text()
     record = json.loads(text)
