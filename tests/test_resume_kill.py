@@ -106,6 +106,14 @@ def stage(path):
     return "checkpoints" if any(name.startswith("checkpoints/straight/0") for name in files) else "compilation"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def heard():
+    """SIGINT is heard by the processes started here: jobs in the background of a shell inherit that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_bits(environment, whole, tmp_path):
     reference, seconds = whole
