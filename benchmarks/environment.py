@@ -3,37 +3,28 @@
 import json
 import os
 import platform
-import subprocess
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from chordflow import environment
 
 PACKAGES = ("chordflow", "diffrax", "equinox", "jax", "jaxlib", "lineax", "numpy", "optax", "scipy")
 
 
 def describe() -> dict[str, Any]:
     """Versions, device, thread settings, commit, and whether the tree was clean."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
-
-    installed = {}
-    for package in PACKAGES:
-        try:
-            installed[package] = version(package)
-        except ModuleNotFoundError:
-            installed[package] = None
+    packages, state = environment.versions(PACKAGES), environment.git() or {}
     return {
-        "python": platform.python_version(),
-        "packages": installed,
+        "python": packages.pop("python"),
+        "packages": packages,
         "device": jax.devices()[0].device_kind,
         "cpu_count": os.cpu_count(),
         "machine": platform.machine(),
         "threads": {k: v for k, v in os.environ.items() if k in ("OPENBLAS_NUM_THREADS", "XLA_FLAGS")},
-        "commit": git("rev-parse", "HEAD"),
-        "clean_tree": git("status", "--porcelain", "--untracked-files=no") == "",
+        "commit": state.get("commit"),
+        "clean_tree": state.get("dirty") is False,
     }
 
 

@@ -2,11 +2,9 @@
 
 import json
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from chordflow import data, physics
+from chordflow import data, environment, physics
 from chordflow.bounds import require_within
 from chordflow.config import ConfigError, read_table
 from chordflow.files import replacing
@@ -226,20 +224,18 @@ def run(config: BenchConfig, say: Callable[[str], None] = print) -> dict[str, An
             say(_line(row))
     for line in _summary(rows, config.target):
         say(line)
-    record = {"benchmark": "chordflow bench", "environment": environment(), "config": asdict(config), "results": rows}
+    record = {
+        "benchmark": "chordflow bench",
+        "environment": environment.describe(),
+        "config": asdict(config),
+        "results": rows,
+    }
     if config.out is not None:
         path = Path(config.out).expanduser()
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n")
         say(f"record: {path}")
     return record
-
-
-def environment() -> dict[str, Any]:
-    """Versions, device and dtype that the numbers belong to."""
-    packages = {name: version(name) for name in ("chordflow", "jax", "jaxlib", "numpy", "optax")}
-    device = jax.devices()[0].device_kind
-    return {"python": platform.python_version(), "packages": packages, "device": device, "dtype": "float64"}
 
 
 def _diabetes(config: BenchConfig) -> Iterator[dict[str, Any]]:

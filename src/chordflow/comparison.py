@@ -42,6 +42,38 @@ def gradient_times(flow: Flow, clock: AbstractClock | None, ts: Array, num_sampl
     return np.asarray((GradientTime() if clock is None else clock).s(ts))
 
 
+def clock_times(flow: Flow, clock: AbstractClock | None, ts: Array, num_samples: float) -> np.ndarray:
+    """Clock time t = 1 − e^(−s/N) of each save, where the chord is at x(0) + t (y − x(0))."""
+    s = gradient_times(flow, clock, ts, num_samples)
+    return np.asarray(Interpolation(num_samples).t(jnp.asarray(s)))
+
+
+class Chord(NamedTuple):
+    """The straight line of the outputs (N, Q) from their start to the equilibrium of the loss."""
+
+    start: Float[np.ndarray, "N Q"]
+    end: Float[np.ndarray, "N Q"]
+
+    @classmethod
+    def of(cls, problem: Problem, start: Float[Array | np.ndarray, "N Q"]) -> "Chord | None":
+        """That of a problem, or None where the loss has no finite equilibrium."""
+        end = problem.equilibrium(jnp.asarray(start))
+        return None if end is None or not np.isfinite(end).all() else cls(np.asarray(start), np.asarray(end))
+
+    @property
+    def length(self) -> float:
+        """The longest way of an output, max |y − x(0)|."""
+        return float(np.abs(self.end - self.start).max())
+
+    def at(self, t: Float[np.ndarray, " T"]) -> Path:
+        """Its points (T, N, Q) at clock times (2.53)."""
+        return np.asarray(theory.linear_interpolation(self.start, self.end, t))
+
+    def deviations(self, t: Float[np.ndarray, " T"], outputs: Path) -> Float[np.ndarray, " T"]:
+        """Max |x − chord| at each time, in units of ``length``, which must not be 0."""
+        return np.abs(outputs - self.at(t)).max(axis=(1, 2)) / self.length
+
+
 class Prediction(NamedTuple):
     """Outputs (T, N, Q) that the theory predicts at the save times, its name, and whether it is a straight line."""
 
@@ -91,7 +123,7 @@ def compare(
     s = gradient_times(flow, clock, trajectory.ts, N)
     prediction = predict(problem, params, flow, trajectory, s)
     x, predicted = np.asarray(trajectory.outputs), prediction.outputs
-    rows = _deviations(problem, x, np.asarray(Interpolation(N).t(jnp.asarray(s))), prediction)
+    rows = _deviations(problem, x, clock_times(flow, clock, trajectory.ts, N), prediction)
     minimum = problem.minimum()
     excess = np.asarray(trajectory.costs) - (0.0 if minimum is None else float(minimum))
     end = None if predicted is None else float(problem.cost_at(jnp.asarray(predicted[-1])) - (minimum or 0.0))
@@ -115,18 +147,16 @@ def compare(
 
 def _deviations(problem: Problem, x: Path, t: np.ndarray, prediction: Prediction) -> list[Row]:
     """Largest distances to the chord and to the prediction, relative to the longest way of an output."""
-    goal = problem.equilibrium(jnp.asarray(x[0]))
-    has_goal = goal is not None and bool(np.isfinite(goal).all())
-    size = float(np.abs((np.asarray(goal) if has_goal else x) - x[0]).max())
+    chord = Chord.of(problem, x[0])
+    size = float(np.abs(x - x[0]).max()) if chord is None else chord.length
     rows: list[Row] = []
     if size == 0:  # nothing moves, or nothing was reached: no length to compare with
         return rows
-    if has_goal:
-        chord = np.asarray(theory.linear_interpolation(x[0], np.asarray(goal), t))
+    if chord is not None:
         expected = 0.0 if prediction.is_chord else None
         if expected is None and prediction.outputs is not None:
-            expected = float(np.abs(prediction.outputs - chord).max() / size)
-        rows.append(Row("deviation from the chord", expected, float(np.abs(x - chord).max() / size)))
+            expected = float(chord.deviations(t, prediction.outputs).max())
+        rows.append(Row("deviation from the chord", expected, float(chord.deviations(t, x).max())))
     if prediction.outputs is not None and not prediction.what.startswith("the chord"):
         measured = float(np.abs(x - prediction.outputs).max() / size)
         rows.append(Row(f"deviation from {prediction.what}", 0.0, measured))

@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from chordflow import figures, geometry, record, theory
-from chordflow.clocks import Interpolation
-from chordflow.comparison import Comparison, gradient_times, saved_scalars
+from chordflow.comparison import Chord, Comparison, clock_times, gradient_times, saved_scalars
 from chordflow.losses import SquaredError
 from chordflow.problem import Problem
 from chordflow.setting import Plan
@@ -52,6 +51,11 @@ class FlowRun:
     def s(self) -> np.ndarray:
         """Gradient-flow time of each save."""
         return gradient_times(self.plan.flow, self.plan.clock, self.trajectory.ts, self.num_samples)
+
+    @property
+    def t(self) -> np.ndarray:
+        """Clock time of each save."""
+        return clock_times(self.plan.flow, self.plan.clock, self.trajectory.ts, self.num_samples)
 
 
 def spectra(problem: Problem, trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
@@ -139,31 +143,26 @@ def _add_predictions(dataset: Any, done: FlowRun, missing: Missing | None) -> No
         dataset["predicted_outputs"] = (dims, predicted, {"long_name": f"outputs of {done.comparison.what}"})
         cost = {"long_name": f"cost of {done.comparison.what}", "units": "1"}
         dataset["predicted_cost"] = ("time", _costs(problem, predicted), cost)
-    goal = problem.equilibrium(jnp.asarray(x[0]))
-    if goal is None or not bool(np.isfinite(goal).all()):
+    chord = Chord.of(problem, x[0])
+    if chord is None:
         dataset.attrs["without_deviation"] = "the loss has no finite equilibrium, so there is no chord to an end"
         return
-    goal, t = np.asarray(goal), Interpolation(done.num_samples).t(jnp.asarray(done.s))
-    dataset["equilibrium"] = (dims[1:], goal, {"long_name": "end of the chord"})
-    longest = float(np.abs(goal - x[0]).max())
-    if longest == 0:
+    dataset["equilibrium"] = (dims[1:], chord.end, {"long_name": "end of the chord"})
+    if chord.length == 0:
         dataset.attrs["without_deviation"] = "the outputs start at their labels, so that the chord has no length"
         return
     units = {"units": "longest way of an output"}
-    chord = np.asarray(theory.linear_interpolation(x[0], goal, t))
-    measured = np.abs(x - chord).max(axis=(1, 2)) / longest
+    measured = chord.deviations(done.t, x)
     dataset["deviation"] = ("time", measured, units | {"long_name": "max |x − chord|"})
-    foreseen, what = _foreseen(done, goal, chord, missing)
+    foreseen, what = _foreseen(done, chord, missing)
     if foreseen is None:
         dataset.attrs["without_predicted_deviation"] = what
     else:
-        values = np.abs(foreseen).max(axis=(1, 2)) / longest
+        values = np.abs(foreseen).max(axis=(1, 2)) / chord.length
         dataset["predicted_deviation"] = ("time", values, units | {"long_name": f"max |x − chord|, {what}"})
 
 
-def _foreseen(
-    done: FlowRun, goal: np.ndarray, chord: np.ndarray, missing: Missing | None
-) -> tuple[np.ndarray | None, str]:
+def _foreseen(done: FlowRun, chord: Chord, missing: Missing | None) -> tuple[np.ndarray | None, str]:
     """r(t) (T, N, Q) by (2.58) or from the predicted outputs, and by which; or None and why there is none."""
     problem, flow, trajectory = done.plan.problem, done.plan.flow, done.trajectory
     blend = flow.filter.blend()
@@ -172,22 +171,22 @@ def _foreseen(
     if not (inverts_only and (is_straight or (isinstance(problem.loss, SquaredError) and flow.velocity.is_autonomous))):
         if done.comparison.predicted is None:
             return None, "the theory has no prediction for this flow and loss"
-        return done.comparison.predicted - chord, done.comparison.what
+        return done.comparison.predicted - chord.at(done.t), done.comparison.what
     if problem.num_outputs > DEVIATION_OUTPUTS and is_straight and missing is not None:
-        r = missing.integral(np.asarray(trajectory.ts)).reshape(chord.shape)
+        r = missing.integral(np.asarray(trajectory.ts)).reshape(trajectory.outputs.shape)
         return r, f"predicted by (2.58) from S at {len(missing.ts)} saves"
     if problem.num_outputs > DEVIATION_OUTPUTS:
         return None, (
             f"(2.58) needs the n × n matrix S at every save, and n = {problem.num_outputs} is above the "
             f"{DEVIATION_OUTPUTS} up to which it is computed"
         )
-    ts = trajectory.ts if is_straight else Interpolation(done.num_samples).t(jnp.asarray(done.s))
+    ts = trajectory.ts if is_straight else jnp.asarray(done.t)
     if len(ts) < 2:
         return None, "nothing was saved after the start"
     policy = rank_policy(done)
     S = [geometry.transfer(problem, trajectory.params_saved(i), flow.filter, policy) for i in range(len(trajectory.ts))]
     # Eight digits are more than a figure shows; W = 1 for the one unweighted term of a run.
-    r = theory.deviation(trajectory.outputs[0], goal, ts, jnp.stack(S), feedback=not is_straight, rtol=1e-8)
+    r = theory.deviation(trajectory.outputs[0], chord.end, ts, jnp.stack(S), feedback=not is_straight, rtol=1e-8)
     return np.asarray(r), "predicted by (2.58) from S along the run"
 
 

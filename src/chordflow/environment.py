@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -10,8 +11,8 @@ import jax
 PACKAGES = ("chordflow", "jax", "jaxlib", "diffrax", "equinox", "numpy")
 
 
-def describe(seed: int) -> dict[str, Any]:
-    """Versions, device, dtype, seed, and commit of the folder the run was started in; no names, paths or times.
+def describe(seed: int | None = None) -> dict[str, Any]:
+    """Versions, device, dtype, seed, and commit of the folder it was started in; no names, paths or times.
 
     ``git`` is None outside a checkout; ``dirty`` says whether tracked files differ from the commit.
 
@@ -23,13 +24,18 @@ def describe(seed: int) -> dict[str, Any]:
     """
     device = jax.devices()[0]
     return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": versions(PACKAGES),
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
         "machine": platform.machine(),
         "dtype": "float64",
-        "seed": seed,
-        "git": _git(),
+        **({} if seed is None else {"seed": seed}),
+        "git": git(),
     }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str | None]:
+    """Those of Python and some packages, None for one that is not installed."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -55,7 +61,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git() -> dict[str, Any] | None:
+def git() -> dict[str, Any] | None:
+    """Commit of the folder, and whether tracked files differ from it; None outside a checkout."""
+
     def said(*words: str) -> str | None:
         try:
             done = subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10)

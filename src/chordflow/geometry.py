@@ -101,8 +101,7 @@ def _unreachable_velocity(
     problem: Problem, params: PyTree, velocity: OutputsLike, policy: RankPolicy, method: AbstractMethod
 ) -> Flat:
     A = WeightedJacobian.at(problem, params)
-    v = A.root * problem.flatten(velocity)
-    return v - A.mv(method.factorise(A, policy.lam).damped(v, policy.passes))
+    return _residual(A, A.root * problem.flatten(velocity), method.factorise(A, policy.lam), policy.passes)
 
 
 @eqx.filter_jit
@@ -110,15 +109,18 @@ def _unreachable_fraction(
     problem: Problem, params: PyTree, velocity: OutputsLike, policy: RankPolicy, method: AbstractMethod
 ) -> Scalar:
     A = WeightedJacobian.at(problem, params)
-    v = A.root * problem.flatten(velocity)
-    return relative_residual(A, v, method.factorise(A, policy.lam), policy.passes)
+    return relative_residual(A, A.root * problem.flatten(velocity), method.factorise(A, policy.lam), policy.passes)
+
+
+def _residual(A: WeightedJacobian, v: Flat, factor: AbstractFactor, passes: int) -> Flat:
+    """V − S_λv for v = W^½u, by a given factor of A."""
+    return v - A.mv(factor.damped(v, passes))
 
 
 def relative_residual(A: WeightedJacobian, v: Flat, factor: AbstractFactor, passes: int) -> Scalar:
     """|v − S_λv|/|v| for v = W^½u, by a given factor of A; 0 for v = 0."""
-    moved = A.mv(factor.damped(v, passes))
     size = jnp.linalg.norm(v)
-    return jnp.where(size > 0, jnp.linalg.norm(v - moved) / jnp.where(size > 0, size, 1), 0)
+    return jnp.where(size > 0, jnp.linalg.norm(_residual(A, v, factor, passes)) / jnp.where(size > 0, size, 1), 0)
 
 
 @eqx.filter_jit

@@ -9,10 +9,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from chordflow import data
-from chordflow.comparison import gradient_times
+from chordflow.comparison import Chord, clock_times, gradient_times
 from chordflow.integration import arrange
 from chordflow.interruption import Request, Stopped
 from chordflow.parameters import tree_path
@@ -110,29 +110,6 @@ def restored(setting: Setting, plan: Plan, saves: Saves, dataset: Any) -> Trajec
     return Trajectory(jnp.asarray(ts), saved, last, result, stats, problem, None)
 
 
-class _Chord:
-    """How far outputs are from the chord to the equilibrium, in units of the longest way of an output."""
-
-    def __init__(self, plan: Plan, x_0: Float[np.ndarray, "N Q"]):
-        goal = plan.problem.equilibrium(jnp.asarray(x_0))
-        self.plan, self.x_0, self.num_samples = plan, x_0, float(plan.problem.num_samples)
-        self.way = None if goal is None or not np.isfinite(goal).all() else np.asarray(goal) - x_0
-        if self.way is not None and not self.way.any():
-            self.way = None
-
-    def s(self, ts: Any) -> np.ndarray:
-        """Gradient-flow time."""
-        return gradient_times(self.plan.flow, self.plan.clock, jnp.asarray(ts), self.num_samples)
-
-    def deviation(self, ts: Float[np.ndarray, " T"], outputs: Float[np.ndarray, "T N Q"]) -> float | None:
-        """The largest of several moments."""
-        if self.way is None:
-            return None
-        t = -np.expm1(-self.s(ts) / self.num_samples) if self.plan.flow.velocity.is_autonomous else ts
-        chord = self.x_0 + t[:, None, None] * self.way
-        return float(np.abs(outputs - chord).max() / np.abs(self.way).max())
-
-
 @dataclass
 class _Way:
     """How far a flow has come: its place, everything saved, and the numbers that are shown."""
@@ -203,7 +180,8 @@ class Recorder:
         )
         self.interval = config.checkpoint_seconds
         self.progress = folder.of_flow(plan.name)
-        self.chord = _Chord(plan, np.asarray(plan.problem.outputs(setting.params)))
+        chord = Chord.of(plan.problem, plan.problem.outputs(setting.params))
+        self.chord = chord if chord is not None and chord.length > 0 else None
         self.way: _Way | None = None
 
     def begin(self, damaged: Collection[str] = ()) -> list[str]:
@@ -279,14 +257,16 @@ class Recorder:
         if len(stride.ts):
             way.rows.append((stride.ts, stride.saved))
             way.pending.append((stride.ts, stride.saved))
-        ts = np.append(stride.ts, t)
-        outputs = np.concatenate([stride.saved["outputs"], np.asarray(stride.outputs)[None]])
-        deviation = self.chord.deviation(ts, outputs)
-        way.deviation = None if deviation is None else max(deviation, way.deviation or 0.0)
+        ts = jnp.asarray(np.append(stride.ts, t))
+        when = (self.plan.flow, self.plan.clock, ts, float(self.plan.problem.num_samples))
+        if self.chord is not None:
+            outputs = np.concatenate([stride.saved["outputs"], np.asarray(stride.outputs)[None]])
+            deviation = float(self.chord.deviations(clock_times(*when), outputs).max())
+            way.deviation = max(deviation, way.deviation or 0.0)
         entry = {
             "flow": self.plan.name,
             "t": t,
-            "s": float(self.chord.s(ts)[-1]),
+            "s": float(gradient_times(*when)[-1]),
             "cost": stride.cost,
             "deviation": way.deviation,
             "steps": int(way.place.num_steps),
