@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -37,10 +36,25 @@ def command(*words):
     return [sys.executable, "-m", "chordflow", *map(str, words)]
 
 
-def finish(environment, *words, **options):
-    done = subprocess.run(command(*words), env=environment, capture_output=True, text=True, check=False, **options)
+def finish(environment, *words, prefix=()):
+    words = [*prefix, *command(*words)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     return done
+
+
+def limited(size):
+    """Words that start a command with a limit on the bytes of a file.
+
+    The new process sets it on itself: a function that runs between fork and exec (``preexec_fn``) is refused by jax,
+    which has threads here as soon as any test of this process has computed something.
+    """
+    code = (
+        "import os, resource, sys; "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY)); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    return [sys.executable, "-c", code]
 
 
 def wait_for(condition, process, seconds=300.0):
@@ -227,12 +241,9 @@ def test_a_limit_on_the_size_of_files_is_one_clear_line_and_the_run_goes_on_with
 ):
     path = tmp_path / "run"
 
-    def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-
     # What was compiled is not kept here: the cache would meet the limit, too.
     bare = {key: value for key, value in environment.items() if key != "JAX_COMPILATION_CACHE_DIR"}
-    stopped = finish(bare, "run", *WORDS, f"out={path}", preexec_fn=limited)
+    stopped = finish(bare, "run", *WORDS, f"out={path}", prefix=limited(limit))
     assert stopped.returncode == 1
     assert stopped.stderr.count("\n") == 1, stopped.stderr
     assert "cannot be written (File too large): raise the limit" in stopped.stderr
