@@ -1,5 +1,8 @@
 """The Jacobian D = ∂x/∂θ (2.11) at a point: products with D and Dᵀ, and the dense forms where they are asked for."""
 
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -33,6 +36,13 @@ class Jacobian(eqx.Module):
     blocks: tuple[PerSample, ...]
     theta: PyTree
     single: bool = eqx.field(static=True)
+    pullback: Callable[..., Any] | None = None
+    """Of :meth:`with_outputs`: the backward pass whose forward pass is done."""
+
+    def with_outputs(self) -> tuple[OutputsLike, "Jacobian"]:
+        """x(θ), and D with the activations of that pass kept: a product with Dᵀ is then a backward pass alone."""
+        x, pullback = jax.vjp(lambda theta: outputs(self.blocks, theta), self.theta)
+        return x[0] if self.single else x, Jacobian(self.blocks, self.theta, self.single, pullback)
 
     def mv(self, tangent: PyTree) -> OutputsLike:
         """D v: where a parameter tangent moves the outputs."""
@@ -95,7 +105,8 @@ class TransposedJacobian(eqx.Module):
     def mv(self, cotangent: OutputsLike) -> PyTree:
         """Dᵀ w; one reverse-mode pass."""
         J = self.transpose_of
-        return pull(J.blocks, J.theta, (cotangent,) if J.single else tuple(cotangent))
+        blocks = (cotangent,) if J.single else tuple(cotangent)
+        return pull(J.blocks, J.theta, blocks) if J.pullback is None else J.pullback(blocks)[0]
 
     @property
     def T(self) -> Jacobian:  # noqa: N802

@@ -12,7 +12,7 @@ from chordflow.bounds import require_within
 from chordflow.losses import AbstractLoss
 from chordflow.problem import Problem
 from chordflow.solve import AbstractMethod, Cholesky
-from chordflow.training.follow import Point
+from chordflow.training.follow import Point, linearise
 from chordflow.training.linearise import Aim
 
 if TYPE_CHECKING:
@@ -212,9 +212,7 @@ class _Rule(NamedTuple):
         theta, unravel = problem.ravel(params)
         aim = Aim(problem, params, None, None, jnp.ones((), theta.dtype), aims_part=False)
         last = problem.ravel(eqx.combine(state.momentum, params))[0]
-        x = aim.outputs(theta)
-        A = aim.jacobian(x, theta)
-        point = Point(theta, x, A, self.method.decompose(A))
+        point = linearise(aim, self.method, theta)
         mu = jnp.asarray(self.momentum(state.count) if callable(self.momentum) else self.momentum, theta.dtype)
         relative = self._relative_damping(state, theta.dtype)
         lam = relative * point.decomposition.scale
@@ -253,8 +251,7 @@ class _Rule(NamedTuple):
         factor = point.decomposition.at(lam)
         if aim.is_least_squares:
             return drift + factor.damped(aim.residual(point.x) - point.A.mv(drift), 1)
-        force = aim.force(point.x, point.theta)
-        return drift + factor.shifted(force - point.A.rmv(point.A.mv(drift)))
+        return drift + factor.shifted(point.force - point.A.rmv(point.A.mv(drift)))
 
     def _bounded(self, step: Float[Array, " K"]) -> Float[Array, " K"]:
         if self.max_norm is None:
@@ -276,7 +273,7 @@ def _gain(aim: Aim, point: Point, step: Float[Array, " K"]) -> Scalar:
     the change is within the rounding of the cost.
     """
     moved = point.A.mv(step)
-    predicted = (aim.force(point.x, point.theta) @ step - 0.5 * moved @ moved) / aim.problem.num_samples
+    predicted = (point.force @ step - 0.5 * moved @ moved) / aim.problem.num_samples
     there = point.theta + step
     before, after = aim.cost(point.x, point.theta), aim.cost(aim.outputs(there), there)
     gain = jnp.where((predicted > 0) & (after < before), (before - after) / predicted, -jnp.inf)

@@ -52,8 +52,8 @@ def _show(key: Any, t: Any, cost: Any) -> None:
 
 
 @contextmanager
-def counting(total: int, description: str, unit: str, *, show: bool) -> Iterator[Callable[[int], object]]:
-    """A bar for a loop in Python: yields what is told how many more are done, and shows nothing unless ``show``.
+def counting(total: int, description: str, unit: str, *, show: bool) -> Iterator[Callable[..., object]]:
+    """A bar for a loop in Python, shown if ``show``: yields what is told how many more are done, and a note.
 
     Examples
     --------
@@ -62,8 +62,13 @@ def counting(total: int, description: str, unit: str, *, show: bool) -> Iterator
     ...         _ = done(1)
     """
     if not show:
-        yield lambda _: None
+        yield lambda *_: None
         return
     tqdm = load_extra("tqdm.auto", "progress bars").tqdm
     with tqdm(total=total, desc=description, unit=unit, leave=False) as bar:
-        yield bar.update
+
+        def done(num: int, note: str = "") -> None:
+            bar.set_postfix_str(note, refresh=False)
+            bar.update(num)
+
+        yield done

@@ -3,9 +3,9 @@
 from abc import abstractmethod
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
+import numpy as np
 from jaxtyping import Array, Float
 
 from chordflow.filters import AbstractFilter, Damped
@@ -97,7 +97,8 @@ class Gram(AbstractDecomposition):
         """One Cholesky factorisation, m³/3."""
         # λ = 0 only where D = 0 at the start; any damping then gives θ' = 0.
         damping = jnp.where(lam > 0, lam, 1)
-        factor = jnp.linalg.cholesky(self.matrix + damping * jnp.eye(self.matrix.shape[0], dtype=self.matrix.dtype))
+        damped = self.matrix + damping * jnp.eye(self.matrix.shape[0], dtype=self.matrix.dtype)
+        factor = jnp.linalg.cholesky(damped, symmetrize_input=False)
         n, K = self.A.shape
         return (SampleFactor if n <= K else ParameterFactor)(self.A, factor, damping)
 
@@ -126,8 +127,9 @@ class CholeskyFactor(AbstractFactor):
 
     def dimension_estimate(self) -> Scalar:
         """The same with the trace estimated from 16 random signs (Hutchinson), always the same ones."""
-        signs = jax.random.rademacher(jax.random.key(0), (self.factor.shape[0], 16), self.factor.dtype)
-        half = jsl.solve_triangular(self.factor, signs, lower=True)
+        # Drawn while tracing: made by jax in each step they took as long as the solve with them.
+        signs = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), (self.factor.shape[0], 16))
+        half = jsl.solve_triangular(self.factor, jnp.asarray(signs, self.factor.dtype), lower=True)
         return self.factor.shape[0] - self.lam * jnp.mean(jnp.sum(half**2, axis=0))
 
 

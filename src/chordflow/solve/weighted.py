@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from chordflow.jacobian import Jacobian, OutputsLike
+from chordflow.jacobian import Jacobian
 from chordflow.memory import available_memory
 from chordflow.problem import Problem
 
@@ -30,12 +30,18 @@ class WeightedJacobian(eqx.Module):
         return cls(problem, problem.jacobian(params))
 
     @classmethod
-    def in_loss_metric(cls, problem: Problem, params: PyTree, outputs: OutputsLike) -> "WeightedJacobian":
-        """BᵀW^½D at ``params``, B Bᵀ = ∇²ℓ at ``outputs``."""
+    def with_outputs(
+        cls, problem: Problem, params: PyTree, *, in_loss_metric: bool
+    ) -> tuple[Float[Array, " n"], "WeightedJacobian"]:
+        """x(θ), flat, and W^½D or BᵀW^½D there, B Bᵀ = ∇²ℓ, from one pass that later products with Aᵀ share."""
+        outputs, jacobian = problem.jacobian(params).with_outputs()
+        x = problem.flatten(outputs)
+        if not in_loss_metric:
+            return x, cls(problem, jacobian)
         blocks = (outputs,) if problem.single else tuple(outputs)
         factor = jax.vmap(problem.loss.hessian_factor)
         factors = tuple(factor(block, term.targets) for block, term in zip(blocks, problem.terms, strict=True))
-        return cls(problem, problem.jacobian(params), factors)
+        return x, cls(problem, jacobian, factors)
 
     @property
     def root(self) -> Float[Array, " n"]:

@@ -92,12 +92,10 @@ class Aim(eqx.Module):
         """Whether B = 1 and the residual is known: squared error, or any goal in output space."""
         return self.goal is not None or isinstance(self.problem.loss, SquaredError)
 
-    def jacobian(self, x: Flat, theta: Theta) -> WeightedJacobian:
-        """A = R D at θ, with the outputs x there."""
-        params = self.full(theta)
-        if self.is_least_squares:
-            return WeightedJacobian.at(self.problem, params)
-        return WeightedJacobian.in_loss_metric(self.problem, params, self.problem.unflatten(x))
+    def linearised(self, theta: Theta) -> tuple[Flat, WeightedJacobian]:
+        """x(θ) and A = R D there."""
+        in_loss_metric = not self.is_least_squares
+        return WeightedJacobian.with_outputs(self.problem, self.full(theta), in_loss_metric=in_loss_metric)
 
     def residual(self, x: Flat) -> Flat:
         """W^½(goal − x)."""
@@ -107,13 +105,12 @@ class Aim(eqx.Module):
     def _goal(self) -> Flat:
         return self.problem.flatten(self.problem.targets) if self.goal is None else self.goal
 
-    def force(self, x: Flat, theta: Theta) -> Theta:
-        """b − αNθ, the right-hand side of the model: −N ∇_θ(C + ½α|θ|²) unless there is a goal. One product with Dᵀ."""
-        jacobian = self.problem.jacobian(self.full(theta))
-        unflatten, N = self.problem.unflatten, self.problem.num_samples
+    def force(self, theta: Theta, x: Flat, A: WeightedJacobian) -> Theta:
+        """b − αNθ, the right-hand side of the model: −N ∇_θ(C + ½α|θ|²) unless there is a goal. One product with Aᵀ."""
         if self.is_least_squares:
-            pulled = jacobian.T.mv(unflatten(jnp.sqrt(self.problem.inner_product) * self.residual(x)))
+            b = A.rmv(self.residual(x))
         else:
-            pulled = jacobian.T.mv(unflatten(-N * self.problem.flatten(self.problem.gradient(unflatten(x)))))
-        b = ravel_pytree(pulled)[0]
+            descent = self.problem.flatten(self.problem.descent(self.problem.unflatten(x)))
+            cotangent = self.problem.num_samples * self.problem.inner_product * descent
+            b = ravel_pytree(A.jacobian.T.mv(self.problem.unflatten(cotangent)))[0]
         return b if self.alpha is None else b - self.ridge * theta

@@ -11,6 +11,8 @@ from chordflow.solve import SVD, AbstractMethod
 from chordflow.training.follow import Candidate, Point, follow, linearise
 from chordflow.training.linearise import Aim, Scalar, Theta
 
+HIGHEST = 1e2
+"""Of the dampings that an SVD tries, in units of σ_max²."""
 HOPELESS = 1e12
 """Damping above this many σ_max² (Σσ² with Cholesky) moves nothing that a float64 cost could show."""
 
@@ -24,7 +26,7 @@ class Rule(eqx.Module):
         How the damped inverse is realised. With an SVD all λ are free, so that 13 of them are tried on the true cost;
         otherwise there is one λ, led by the gain ratio.
     order
-        2, or 1 for models without a forward derivative.
+        Taylor terms of the curve that is followed: 2 or more, or 1 for models without a forward derivative.
     corrections
         Chord corrections per candidate.
     reuses
@@ -46,6 +48,11 @@ class Rule(eqx.Module):
         """Growth of the damping after a candidate that lowers nothing."""
         return 1e3 if self.searches else 4.0
 
+    @property
+    def hopeless(self) -> float:
+        """The scaled damping from which a step is given up: a search around it would repeat the one before."""
+        return 1e3 * HIGHEST if self.searches else HOPELESS
+
 
 class Step(NamedTuple):
     """Outcome of one step."""
@@ -57,12 +64,16 @@ class Step(NamedTuple):
     lam: Scalar
     """λ for the next step."""
     tries: Array
+    rejections: Array
+    """Since the last accepted step, those before this one included."""
     accepted: Array
     gain: Scalar
     effective_dimension: Scalar
     unreachable_fraction: Scalar
     gradient_norm: Scalar
     scale: Scalar
+    is_hopeless: Array
+    """Whether no further damping is left to try."""
 
 
 class Start(NamedTuple):
@@ -74,6 +85,8 @@ class Start(NamedTuple):
     lam: Scalar
     """NaN for a first step, which takes ``damping`` times the scale of the decomposition."""
     damping: Scalar
+    rejections: Array
+    """Of a step that an earlier fit began here and was cut short in."""
 
 
 def step(aim: Aim, rule: Rule, start: Start, *, max_tries: Array, gradient_tol: Scalar) -> Step:
@@ -85,16 +98,17 @@ def step(aim: Aim, rule: Rule, start: Start, *, max_tries: Array, gradient_tol: 
     point = linearise(aim, rule.method, theta)
     cost = jnp.minimum(start.cost, aim.cost(point.x, theta))
     lam = jnp.where(jnp.isnan(start.lam), start.damping * point.decomposition.scale, start.lam)
-    force = aim.force(point.x, theta)
-    gradient_norm = jnp.linalg.norm(force) / aim.problem.num_samples
-    aim = aim.toward_waypoint(point.x)
+    gradient_norm = jnp.linalg.norm(point.force) / aim.problem.num_samples
+    if aim.aims_part:
+        aim = aim.toward_waypoint(point.x)
+        point = point._replace(force=aim.force(theta, point.x, point.A))
     merit = aim.merit(point.x, theta)
     nothing = Candidate(theta, cost, merit, jnp.zeros_like(theta), jnp.zeros_like(point.x))
     tried = _Tried(lam, nothing, nothing, jnp.full_like(lam, jnp.nan))
 
     def unfinished(carry: Any) -> Array:
         lam, tries, tried = carry
-        hopeful = (lam <= HOPELESS * point.decomposition.scale) & (gradient_norm > gradient_tol)
+        hopeful = (lam <= rule.hopeless * point.decomposition.scale) & (gradient_norm > gradient_tol)
         return ~(tried.best.cost < cost) & (tries < max_tries) & hopeful
 
     def body(carry: Any) -> Any:
@@ -105,19 +119,23 @@ def step(aim: Aim, rule: Rule, start: Start, *, max_tries: Array, gradient_tol: 
 
     lam, tries, tried = jax.lax.while_loop(unfinished, body, (lam, jnp.zeros_like(max_tries), tried))
     accepted = tried.best.cost < cost
-    gain = (merit - tried.first.merit) / _predicted(aim, aim.force(point.x, theta), tried.first, tried.lam)
+    gain = (merit - tried.first.merit) / _predicted(aim, point.force, tried.first, tried.lam)
+    rejections = start.rejections + tries - accepted.astype(tries.dtype)
     return Step(
         theta=jnp.where(accepted, tried.best.theta, theta),
         cost=jnp.where(accepted, tried.best.cost, cost),
         damping=tried.lam,
-        lam=lam if rule.searches else jnp.where(accepted, _led(lam, gain, tries), lam),
+        lam=lam if rule.searches else jnp.where(accepted, _led(rule, point, lam, gain, rejections), lam),
         tries=tries,
+        rejections=jnp.where(accepted, 0, rejections),
         accepted=accepted,
         gain=gain,
         effective_dimension=tried.dimension,
-        unreachable_fraction=jnp.where(tries > 0, _held_back(aim, point, force, tried.first, tried.lam), jnp.nan),
+        unreachable_fraction=jnp.where(tries > 0, _held_back(aim, point, tried.first, tried.lam), jnp.nan),
         gradient_norm=gradient_norm,
         scale=point.decomposition.scale,
+        # Where nothing was tried another step would not try anything either.
+        is_hopeless=~accepted & ((lam > rule.hopeless * point.decomposition.scale) | (tries == 0)),
     )
 
 
@@ -155,7 +173,7 @@ def _try_many(aim: Aim, rule: Rule, point: Point, lam: Scalar) -> _Tried:
             factor = point.decomposition.at(lam + aim.ridge)
             return follow(aim, point, factor, start, order=rule.order, corrections=rule.corrections)
 
-        lams = jnp.clip(lam * 10.0 ** (jnp.arange(-6, 7, dtype=lam.dtype) / 2), low * scale, 1e2 * scale)
+        lams = jnp.clip(lam * 10.0 ** (jnp.arange(-6, 7, dtype=lam.dtype) / 2), low * scale, HIGHEST * scale)
         candidates = jax.vmap(one)(lams)
         least = jnp.argmin(candidates.merit)
         return lams[least], jax.tree.map(lambda leaf: leaf[least], candidates)
@@ -183,21 +201,22 @@ def _predicted(aim: Aim, force: Theta, candidate: Candidate, lam: Scalar) -> Sca
     return ((1 - 0.5 * f) * (force @ v) + 0.5 * lam * v @ v) / aim.problem.num_samples
 
 
-def _led(lam: Scalar, gain: Scalar, tries: Array) -> Scalar:
+def _led(rule: Rule, point: Point, lam: Scalar, gain: Scalar, rejections: Array) -> Scalar:
     """Next damping by the gain ratio: less after a step as good as promised, more after a poor one.
 
     After a rejection it is held: what was just refused would be refused again. Poisson 5-D, 966 points drawn anew,
     35 steps: 43 tries instead of 53 with a tenth after good steps, ten times as much on rejection, and no holding.
     """
-    less = jnp.where(tries > 1, 1.0, 0.3)
-    return lam * jnp.where(gain > 0.75, less, jnp.where(gain > 0.25, 1.0, 4.0))
+    shrink = jnp.where(rejections > 0, 1.0, 0.3)
+    least = rule.method.floor(lam.dtype) ** 2 * point.decomposition.scale
+    return jnp.maximum(lam * jnp.where(gain > 0.75, shrink, jnp.where(gain > 0.25, 1.0, 4.0)), least)
 
 
-def _held_back(aim: Aim, point: Point, force: Theta, candidate: Candidate, lam: Scalar) -> Scalar:
+def _held_back(aim: Aim, point: Point, candidate: Candidate, lam: Scalar) -> Scalar:
     """|r − A v|/|r| for a residual r; |b − (AᵀA + αN) v|/|b| = λ|v|/|b| where there is only a force."""
     if aim.is_least_squares:
         r = aim.residual(point.x)
         part, whole = jnp.linalg.norm(r - candidate.wanted), jnp.linalg.norm(r)
     else:
-        part, whole = lam * jnp.linalg.norm(candidate.v), aim.fraction * jnp.linalg.norm(force)
+        part, whole = lam * jnp.linalg.norm(candidate.v), aim.fraction * jnp.linalg.norm(point.force)
     return part / jnp.where(whole > 0, whole, 1)
