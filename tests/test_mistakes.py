@@ -556,6 +556,29 @@ add(
 )
 
 
+# What the tests of fit cannot ask under a type checker.
+add(
+    {
+        f"fit with {name}": (text, lambda options=options: cf.fit(problem, params, **options))
+        for name, options, text in (
+            ("corrections as a float", {"corrections": 0.0}, "corrections must be an integer of at least 0, got 0.0"),
+            (
+                "corrections as a bool",
+                {"corrections": False},
+                "corrections must be an integer of at least 0, got False",
+            ),
+            ("reuses in words", {"reuses": ""}, "reuses must be an integer of at least 0, got ''"),
+            ("steps as a float", {"max_steps": 1e3}, "max_steps must be an integer of at least 1, got 1000.0"),
+            ("a state in words", {"state": "half"}, "state must be the state of an earlier fit, got str"),
+            ("a number to call", {"callback": 5}, "callback must be a function of the state of the fit, got 5"),
+            ("a number as key", {"key": 0}, "key must be a jax.random.key, got 0"),
+            ("a goal as target", {"target": "equilibrium"}, "target is a cost to stop at, .* are given as goal"),
+            ("a solver by name", {"linear_solver": "svd"}, "linear_solver must be of cf.solve, .* got 'svd'"),
+        )
+    }
+)
+
+
 @case("buffers that do not fit", r"saving for max_steps=4096 steps needs .* GiB .* give ts", "MemoryError")
 def _() -> Any:
     with memory("20000"):

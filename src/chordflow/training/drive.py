@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from chordflow.progress_bar import counting
 from chordflow.training.linearise import Aim, Scalar
 from chordflow.training.outcomes import FIT_RESULTS, FitState, History
-from chordflow.training.step import HOPELESS, Rule, Start, Step, step
+from chordflow.training.step import Rule, Start, Step, step
 
 Callback = Callable[[FitState], Any]
 Rows = Float[Array | np.ndarray, "T columns"]
@@ -35,13 +35,13 @@ class Limits(eqx.Module):
 @eqx.filter_jit
 def advance(aim: Aim, rule: Rule, state: FitState, limits: Limits) -> tuple[FitState, FIT_RESULTS, Array]:
     """One step: new state, result code (running if it goes on), history row without seconds."""
-    key, cost = state.key, state.cost
+    next_key, cost = state.key, state.cost
     if aim.problem.is_drawn:
-        key, drawn = jax.random.split(key)
+        next_key, drawn = jax.random.split(state.key)
         # The last cost was that of other samples.
         aim, cost = aim.redrawn(drawn), jnp.full_like(cost, jnp.inf)
     left = limits.max_steps - state.num_steps
-    start = Start(state.theta, cost, state.lam, limits.damping)
+    start = Start(state.theta, cost, state.lam, limits.damping, state.rejections)
     taken = step(aim, rule, start, max_tries=left, gradient_tol=limits.gradient)
     columns = (
         taken.cost,
@@ -53,7 +53,10 @@ def advance(aim: Aim, rule: Rule, state: FitState, limits: Limits) -> tuple[FitS
         taken.accepted,
     )
     row = jnp.stack([jnp.asarray(column, state.theta.dtype) for column in columns])
-    next_state = FitState(taken.theta, taken.cost, taken.lam, state.num_steps + taken.tries, key)
+    # A step that max_steps cut short is gone on with on its own samples.
+    key = jnp.where(taken.accepted | taken.is_hopeless, next_key, state.key)
+    num_steps = state.num_steps + taken.tries
+    next_state = FitState(taken.theta, taken.cost, taken.lam, num_steps, taken.rejections, key)
     return next_state, _judge(aim, taken, limits), row
 
 
@@ -61,9 +64,7 @@ def _judge(aim: Aim, taken: Step, limits: Limits) -> FIT_RESULTS:
     minimum = aim.problem.minimum()
     excess = taken.cost if minimum is None else taken.cost - minimum
     result = FIT_RESULTS.running
-    # Where nothing was tried another step would not try anything either: never go on.
-    hopeless = ~taken.accepted & ((taken.lam > HOPELESS * taken.scale) | (taken.tries == 0))
-    result = FIT_RESULTS.where(hopeless, FIT_RESULTS.no_progress, result)
+    result = FIT_RESULTS.where(taken.is_hopeless, FIT_RESULTS.no_progress, result)
     result = FIT_RESULTS.where(taken.gradient_norm <= limits.gradient, FIT_RESULTS.gradient_small, result)
     result = FIT_RESULTS.where(~jnp.isfinite(taken.gradient_norm + taken.scale), FIT_RESULTS.not_finite, result)
     return FIT_RESULTS.where(excess <= limits.target, FIT_RESULTS.target_reached, result)
@@ -89,7 +90,7 @@ def run_on_host(
             row = np.asarray(row)  # waits for the step
             seconds = time.perf_counter() - start
             rows.append(np.append(row, seconds))
-            done(int(state.num_steps) - before)
+            done(int(state.num_steps) - before, f"cost={float(state.cost):.3e}")
             stop = callback is not None and bool(callback(state))
             if bool(result == FIT_RESULTS.running):
                 if stop:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +18,7 @@ from chordflow.training.linearise import Aim
 from chordflow.training.outcomes import Fit, FitState, History
 from chordflow.training.step import Rule
 
-FEW = 1000
+CHEAP_SIDE = 1000
 """min(n, K) up to which a Cholesky factor costs less than what is done with it."""
 SPECTRAL_WORK = 2e8
 """min(n,K)² max(n,K) up to which a singular value decomposition takes a tenth of a second or less."""
@@ -38,6 +39,7 @@ def fit(
     fraction: float | Array = 1.0,
     linear_solver: AbstractMethod | None = None,
     damping: float | Array = 1e-2,
+    order: int | None = None,
     corrections: int | None = None,
     reuses: int | None = None,
     key: Array | None = None,
@@ -48,7 +50,7 @@ def fit(
     """Minimise C(x(θ)) + ½α|θ|² by steps along the straight line in output space.
 
     Each step takes one decomposition of A = BᵀW^½D (B Bᵀ = the loss's Hessian, 1 for squared error) and tries dampings
-    λ. v = Aᵀ(AAᵀ+λ)⁻¹r aims the outputs at the target; the second-order term a = −A⁺R x''[v,v] and chord corrections
+    λ. v = Aᵀ(AAᵀ+λ)⁻¹r aims the outputs at the target; the second-order term a = −A⁺R x″[v,v] and chord corrections
     θ ← θ − A⁺R(x(θ) − (x + Dv)) with the same factor follow the straight line. From where that ends the same
     decomposition aims again. What lowers the true cost is taken, else the damping grows and the step is tried
     again without a new Jacobian.
@@ -64,7 +66,7 @@ def fit(
     gradient_tol
         Stop once |∇_θ(C + ½α|θ|²)| falls to this; with ``goal`` the gradient of the distance to it.
     time_limit
-        Seconds; looked at after each step. Not under jit, where there is no clock.
+        Seconds; looked at after each step. Refused under jit, where there is no clock.
     alpha
         α ≥ 0 of the penalty ½α|θ|², solved in closed form.
     goal
@@ -84,6 +86,11 @@ def fit(
         λ of the first step, relative to σ_max² (with ``Cholesky`` to Σσ²). From 1 on, with ``Cholesky``, the steps are
         those of implicit gradient flow with ever longer times, 1/λ: large singular values first, a path for early
         stopping.
+    order
+        Taylor terms of the curve θ + tv + t²a/2 + t³b/6 …, each one solve and twice the forward passes of the one
+        before. None: 2, or 1 where the model has no forward derivative (custom_vjp); ``fit.order`` says which.
+        Chord corrections do more for less. Poisson 2-D, seeds 0–9, median L² error after 100 steps, seconds of all:
+        7.3e-7 in 28 s with 2 and 4.1e-7 in 38 s with 3 without corrections and reuses, 1.4e-7 and 1.1e-7 with them.
     corrections
         Chord corrections per candidate, one forward pass and one solve each. None: 3 where the decomposition is
         the larger part of a step, with an SVD or min(n, K) > 1000, else 2.
@@ -96,9 +103,9 @@ def fit(
     state
         ``fit.state`` of an earlier fit: goes on exactly where it stopped.
     callback
-        Called with the :class:`FitState` after each step; returning something true ends the fit. Not under jit.
+        Called with the :class:`FitState` after each step; returning something true ends the fit. Refused under jit.
     progress
-        Whether to show a bar with steps and cost. Not under jit.
+        Whether to show a bar with steps and cost. Refused under jit.
 
     Returns
     -------
@@ -108,6 +115,8 @@ def fit(
     ------
     ValueError
         A mistake in the arguments, in one line; float32 parameters without ``target`` or ``gradient_tol``.
+    MemoryError
+        What ``linear_solver`` was asked for does not fit.
 
     Notes
     -----
@@ -125,30 +134,25 @@ def fit(
     >>> fit.result_name, [round(float(p), 6) for p in fit.params]
     ('target_reached', [2.0, 3.0])
     """
-    _check(max_steps=max_steps, corrections=corrections or 0, reuses=reuses or 0)
-    for name, value in (("target", target), ("time_limit", time_limit)):
-        if value is not None:
-            require_within("fit", name, value, 0.0, open_left=True)
-    require_within("fit", "alpha", alpha, 0.0)
-    require_within("fit", "damping", damping, 0.0, open_left=True)
-    require_within("fit", "gradient_tol", gradient_tol, 0.0)
-    require_within("fit", "fraction", fraction, 0.0, 1.0, open_left=True)
-    if not isinstance(problem, Problem):
-        raise ValueError(f"fit: the first argument must be a cf.Problem, got {type(problem).__name__}")
+    _check_counts(max_steps, order, corrections, reuses)
+    _check_limits(target, time_limit, gradient_tol, alpha, damping, fraction)
+    _check_kinds(problem, callback, key, state)
     theta, _ = problem.ravel(params)
     if theta.dtype != jnp.float64 and target is None and gradient_tol == 0:
         raise ValueError(
             f"fit: {theta.dtype} parameters need float64, jax.config.update('jax_enable_x64', True) at the start, "
             "or a target (or gradient_tol) that float32 can reach"
         )
-    concrete = is_concrete(problem, params, target, gradient_tol, alpha, fraction, goal, key, state)
+    concrete = is_concrete(problem, params, target, gradient_tol, alpha, fraction, damping, goal, key, state)
     if concrete:
-        problem.check(params)
+        problem.check(params, num=2)
+    else:
+        _refuse_host_options(time_limit=time_limit, callback=callback, progress=progress or None)
     penalty = None if isinstance(alpha, (int, float)) and alpha == 0 else jnp.asarray(alpha, theta.dtype)
     flat_goal = None if goal is None else _flat_goal(problem, params, goal)
     aims_part = not (isinstance(fraction, (int, float)) and fraction == 1)
     aim = Aim(problem, params, flat_goal, penalty, jnp.asarray(fraction, theta.dtype), aims_part)
-    rule = _rule(aim, theta, linear_solver, corrections, reuses)
+    rule = _rule(aim, theta, linear_solver, order, corrections, reuses)
     state = _first_state(theta, key) if state is None else _resumed(aim, theta, state, key)
     limits = Limits(
         jnp.asarray(-jnp.inf if target is None else target, theta.dtype),
@@ -165,7 +169,12 @@ def fit(
 
 
 def _rule(
-    aim: Aim, theta: Array, linear_solver: AbstractMethod | None, corrections: int | None, reuses: int | None
+    aim: Aim,
+    theta: Array,
+    linear_solver: AbstractMethod | None,
+    order: int | None,
+    corrections: int | None,
+    reuses: int | None,
 ) -> Rule:
     """The method, and how far it follows the line, where the caller left that open."""
     n, K = aim.problem.num_outputs, theta.size
@@ -173,16 +182,27 @@ def _rule(
     if not isinstance(method, AbstractMethod):
         raise ValueError(f"fit: linear_solver must be of cf.solve, such as cf.solve.SVD(), got {linear_solver!r}")
     # Models with only a reverse rule (custom_vjp) have no second directional derivative.
-    order = 2 if has_forward_rule(aim.outputs, theta) else 1
-    much = isinstance(method, SVD) or (isinstance(method, Cholesky) and min(n, K) > FEW)
-    corrections = (3 if much else 2) if corrections is None else corrections
-    reuses = (2 if much else 0) if reuses is None else reuses
+    bends = _has_forward_rule(aim, theta)
+    if order is None:
+        order = 2 if bends else 1
+    elif order > 1 and not bends:
+        raise ValueError(f"fit: order = {order} needs a forward derivative, the model has only a custom_vjp: order=1")
+    decomposing_dominates = isinstance(method, SVD) or (isinstance(method, Cholesky) and min(n, K) > CHEAP_SIDE)
+    corrections = (3 if decomposing_dominates else 2) if corrections is None else corrections
+    reuses = (2 if decomposing_dominates else 0) if reuses is None else reuses
     return Rule(method, order, corrections, reuses)
+
+
+@eqx.filter_jit
+def _has_forward_rule(aim: Aim, theta: Array) -> bool:
+    """Compiled for its cache: answering means tracing, 20 ms that a second fit of the same shapes need not spend."""
+    return has_forward_rule(aim.outputs, theta)
 
 
 def _first_state(theta: Array, key: Array | None) -> FitState:
     cost, lam = jnp.asarray(jnp.inf, theta.dtype), jnp.asarray(jnp.nan, theta.dtype)
-    return FitState(theta, cost, lam, jnp.zeros((), int), jax.random.key(0) if key is None else key)
+    none = jnp.zeros((), int)
+    return FitState(theta, cost, lam, none, none, jax.random.key(0) if key is None else key)
 
 
 def _resumed(aim: Aim, theta: Array, state: FitState, key: Array | None) -> FitState:
@@ -193,23 +213,28 @@ def _resumed(aim: Aim, theta: Array, state: FitState, key: Array | None) -> FitS
         raise ValueError(f"fit: state has {state.theta.size} trainable parameters, these params have {theta.size}")
     x = aim.outputs(state.theta)
     cost = aim.cost(x, state.theta)
-    rounding = (1e3 * jnp.finfo(theta.dtype).eps) ** 2 * jnp.mean(x**2)
-    same = jnp.abs(state.cost - cost) <= 1e-6 * cost + rounding
-    return FitState(state.theta, jnp.where(same, state.cost, jnp.inf), state.lam, state.num_steps, state.key)
+    # Outputs are exact to rounding, and so is the root of the cost; the cost itself may be rounding altogether.
+    rounding = 1e3 * jnp.finfo(theta.dtype).eps * jnp.sqrt(jnp.mean(x**2))
+    same = jnp.abs(jnp.sqrt(state.cost) - jnp.sqrt(cost)) <= 1e-6 * jnp.sqrt(cost) + rounding
+    return eqx.tree_at(lambda state: state.cost, state, jnp.where(same, state.cost, jnp.inf))
 
 
 def default_solver(problem: Problem, K: int) -> AbstractMethod:
     """The most exact decomposition that n, K and the memory afford."""
     n = problem.num_outputs
     small, large = sorted((n, K))
-    if small**2 * large <= SPECTRAL_WORK:
-        return SVD()
-    itemsize = problem.terms[0].targets.dtype.itemsize
-    # AAᵀ needs no Jacobian, AᵀA does; three matrices: the Gram matrix, the damped one and its factor.
-    needed = itemsize * (3 * small**2 + (0 if n <= K else n * K))
     available = available_memory()
-    fits = available is None or needed <= available / 2
-    return Cholesky() if small <= CHOLESKY_SIDE and fits else Iterative()
+
+    def fits(numbers: int) -> bool:
+        return available is None or numbers * problem.terms[0].targets.dtype.itemsize <= available / 2
+
+    # A, U, Vᵀ and the workspace of LAPACK; parameters and outputs of 13 candidates.
+    if small**2 * large <= SPECTRAL_WORK and fits(4 * n * K + 13 * 4 * (n + K)):
+        return SVD()
+    # AAᵀ needs no Jacobian, AᵀA does; three matrices: the Gram matrix, the damped one and its factor.
+    if small <= CHOLESKY_SIDE and fits(3 * small**2 + (0 if n <= K else n * K)):
+        return Cholesky()
+    return Iterative()
 
 
 def _flat_goal(problem: Problem, params: PyTree, goal: Any) -> Array:
@@ -232,8 +257,38 @@ def _flat_goal(problem: Problem, params: PyTree, goal: Any) -> Array:
     return flat
 
 
-def _check(**counts: Any) -> None:
-    for name, value in counts.items():
-        least = 1 if name == "max_steps" else 0
+def _check_counts(max_steps: Any, order: Any, corrections: Any, reuses: Any) -> None:
+    counts = [("max_steps", max_steps, 1)]
+    open_ones = (("order", order, 1), ("corrections", corrections, 0), ("reuses", reuses, 0))
+    for name, value, least in counts + [count for count in open_ones if count[1] is not None]:
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
             raise ValueError(f"fit: {name} must be an integer of at least {least}, got {value!r}")
+
+
+def _check_limits(target: Any, time_limit: Any, gradient_tol: Any, alpha: Any, damping: Any, fraction: Any) -> None:
+    if isinstance(target, str):
+        raise ValueError(f"fit: target is a cost to stop at, got {target!r}: outputs to aim at are given as goal")
+    for name, value in (("target", target), ("time_limit", time_limit)):
+        if value is not None:
+            require_within("fit", name, value, 0.0, open_left=True)
+    require_within("fit", "alpha", alpha, 0.0)
+    require_within("fit", "damping", damping, 0.0, open_left=True)
+    require_within("fit", "gradient_tol", gradient_tol, 0.0)
+    require_within("fit", "fraction", fraction, 0.0, 1.0, open_left=True)
+
+
+def _check_kinds(problem: Any, callback: Any, key: Any, state: Any) -> None:
+    if not isinstance(problem, Problem):
+        raise ValueError(f"fit: the first argument must be a cf.Problem, got {type(problem).__name__}")
+    if callback is not None and not callable(callback):
+        raise ValueError(f"fit: callback must be a function of the state of the fit, got {callback!r}")
+    if key is not None and not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        raise ValueError(f"fit: key must be a jax.random.key, got {key!r}")
+    if state is not None and not isinstance(state, FitState):
+        raise ValueError(f"fit: state must be the state of an earlier fit, got {type(state).__name__}")
+
+
+def _refuse_host_options(**options: Any) -> None:
+    """Under a transformation there is no clock and nobody to call."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise ValueError(f"fit: {' and '.join(given)} cannot work under jit or vmap: leave out, or fit without them")

@@ -36,7 +36,8 @@ class History(eqx.Module):
     damping
         λ of the step, the last one tried where none was accepted.
     gain
-        Actual over predicted decrease of the cost, of the first candidate (before the factorisation is used again).
+        Actual over predicted decrease of the cost (with ``goal`` or ``fraction``, of the distance to where the step
+        aims), of the first candidate, before the factorisation is used again.
     effective_dimension
         Σ σ²/(σ²+λ+αN): exact with an SVD, from 16 random probes with Cholesky, of the sketch without a matrix.
     unreachable_fraction
@@ -70,9 +71,11 @@ class FitState(eqx.Module):
     cost
         C with the penalty there, on the samples of the last step; infinite before the first.
     lam
-        λ that the next step begins with; NaN before the first, which begins with 10⁻² σ_max² (Σσ² with Cholesky).
+        λ that the next step begins with; NaN before the first, which begins with ``damping`` of :func:`chordflow.fit`.
     num_steps
         Steps so far, rejected ones counted.
+    rejections
+        Of the step that goes on here: not 0 only where ``max_steps`` ended the fit between two of its tries.
     key
         For drawn samples.
     """
@@ -81,6 +84,7 @@ class FitState(eqx.Module):
     cost: Float[Array, ""]
     lam: Float[Array, ""]
     num_steps: Array
+    rejections: Array
     key: Array
 
 
@@ -88,12 +92,14 @@ class Fit(eqx.Module):
     """Result of :func:`chordflow.fit`."""
 
     params: PyTree
+    """The best that were found, like those that were given."""
     cost: Float[Array, ""]
+    """C with the penalty, there."""
     history: History
     result: FIT_RESULTS
     state: FitState
     order: int = eqx.field(static=True)
-    """2 where the line was followed by second derivatives, 1 where the model has no forward derivative."""
+    """Taylor terms by which the line was followed; 1 where the model has no forward derivative."""
     method: AbstractMethod = eqx.field(static=True)
     """How the damped inverse was realised."""
 
