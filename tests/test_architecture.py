@@ -269,6 +269,12 @@ def test_importing_changes_no_flag_and_loads_no_heavy_module():
     assert run_python(code) == "[] []"
 
 
+def test_what_messages_and_pages_name_is_there_after_a_bare_import():
+    """In an interpreter that has loaded nothing else: the message of ``traj.plot`` sends one to ``cf.figures``."""
+    code = "import chordflow as cf; print(cf.figures.output_plane.__name__, cf.experiment.run.__name__)"
+    assert run_python(code) == "output_plane run"
+
+
 @pytest.mark.slow
 def test_importing_costs_little_more_than_diffrax():
     seconds: dict[str, list[float]] = {"diffrax": [], "chordflow": []}

@@ -24,7 +24,8 @@ from chordflow.training import FIT_RESULTS, Fit, FitState, fit
 from chordflow.trajectory import Trajectory
 
 if TYPE_CHECKING:
-    from chordflow import data, models, optim, physics, sklearn, verification
+    from chordflow import data, figures, models, optim, physics, sklearn, verification
+    from chordflow import experiment as experiment
     from chordflow.experiment import resume
     from chordflow.record import open_run
 
@@ -49,6 +50,7 @@ __all__ = [
     "events",
     "evolve",
     "expected_steps",
+    "figures",
     "filters",
     "fit",
     "flows",
@@ -78,7 +80,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-_LAZY = ("data", "models", "optim", "physics", "sklearn", "verification")
+_LAZY = ("data", "experiment", "figures", "models", "optim", "physics", "sklearn", "verification")
 _LAZY_FUNCTIONS = {"open_run": "chordflow.record", "resume": "chordflow.experiment"}
 
 
