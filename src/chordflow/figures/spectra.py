@@ -137,9 +137,6 @@ def spectrum_heat(spectra: Mapping[str, Spectrum], *, narrow: bool = False) -> "
             ax.set(yscale="log", ylim=(low, high), xlim=(-0.03, 1.03), title=name, xlabel="clock time t")
             ax.title.set_color(GREY)
             ax.set_xticks([0, 0.5, 1])
-        for ax in axes if narrow else axes[:1]:
-            ax.set_ylabel("singular value σ")
-            powers(ax.yaxis)
         for i, ax in enumerate(axes[: len(checked)]):
             lowest = i >= len(checked) - columns
             ax.tick_params(labelbottom=lowest)

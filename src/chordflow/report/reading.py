@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chordflow.figures import Curve
 from chordflow.record import Run, RunError, open_run
 from chordflow.verification.kept import Kept, read_kept
 
 if TYPE_CHECKING:
     import xarray
-
-Curve = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)

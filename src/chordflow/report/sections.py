@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chordflow import figures
-from chordflow.figures import Look
+from chordflow.figures import Curve, Look
 from chordflow.projection import Plane, principal_plane
-from chordflow.report.reading import Curve, RunPage, Series
+from chordflow.report.reading import RunPage, Series
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
