@@ -12,6 +12,7 @@ from made_up_runs import CONFIG, flow_data, folder, two_flows
 from chordflow import record, verification
 from chordflow.cli import main
 from chordflow.record import remove_run
+from chordflow.record.datasets import write_dataset
 from chordflow.report import write_report
 from chordflow.report.reading import read_runs
 from chordflow.report.sections import planes, sections
@@ -266,6 +267,80 @@ def test_an_unfinished_run_is_shown_as_far_as_it_is_there(tmp_path):
     page = page_of(write_report([empty.path]))
     assert "not finished: straight, standard" in page.text
     assert not page.all("svg")
+
+
+def strides(flow, count, **more):
+    """Lines of the stream of metrics, as a flow leaves them."""
+    for i in range(1, count + 1):
+        known = {"t": i / 10, "s": 4 * i / 10, "cost": 2.0**-i, "deviation": 0.01 * i, "effective_dimension": 9.5}
+        yield {"flow": flow, **known, "steps": 3 * i, "rejected": 0, "seconds": 1.5 * i, **more}
+
+
+def test_an_unfinished_flow_is_drawn_as_far_as_its_metrics_go(tmp_path):
+    run = folder(tmp_path / "run", {"straight": flow_data()[["outputs", "equilibrium", "deviation", "cost"]]})
+    for line in strides("standard", 5):
+        run.write_progress(line)
+    assert [one.label for one in read_runs([run.path])[0].series] == ["straight"], "without N it has no clock time"
+    segment = flow_data(saves=9)[["outputs"]]
+    run.of_flow("standard").segments.mkdir(parents=True)
+    write_dataset(run.of_flow("standard").segments / "000000.nc", segment)
+    (page,) = read_runs([run.path])
+    standard = page.series[1]
+    assert (standard.label, standard.num_samples, standard.is_finished) == ("standard so far", 4, False)
+    np.testing.assert_allclose(standard.t, 1 - np.exp(-np.arange(1, 6) / 10))
+    np.testing.assert_array_equal(standard.excess(), 2.0 ** -np.arange(1, 6))
+    for name in ("deviation", "effective_dimension"):
+        curve = standard.curve(name)
+        assert curve is not None
+        assert len(curve[0]) == 5
+    words = shown(run)
+    assert "Not shown for standard so far" in words["OUTPUTS"]
+    assert "No prediction is drawn for standard so far: it is known once the flow is finished" in words["DEVIATION"]
+    text = page_of(write_report([run.path])).text
+    assert "standard so far not finished, 4 samples, 15 steps, 7.5 s" in text
+    assert "not finished: standard (at s = 2, cost 0.031)" in text
+
+
+def test_a_flow_that_has_no_chord_or_dimension_yet_is_drawn_without(tmp_path):
+    run = folder(tmp_path / "run", {}, {**CONFIG, "loss": "cross_entropy"})
+    for line in strides("straight", 2, deviation=None, effective_dimension=None):
+        run.write_progress(line)
+    run.of_flow("straight").segments.mkdir(parents=True)
+    write_dataset(run.of_flow("straight").segments / "000000.nc", flow_data()[["outputs"]])
+    words = shown(run)
+    assert [name for name in words if name.isupper()] == ["COST", "SECONDS"]
+    assert "The whole cost is drawn for straight so far" in words["COST"]
+    assert not page_of(write_report([run.path])).all("line", **{"class": "cursor"}), "nothing would move them"
+
+
+def outputs_alone() -> dict:
+    """What is drawn in a second."""
+    return {name: data[["outputs", "equilibrium"]] for name, data in two_flows().items()}
+
+
+def test_a_damaged_file_is_named_at_the_top_and_the_rest_is_shown(tmp_path):
+    run = folder(tmp_path / "run", outputs_alone())
+    run.seal()
+    assert "is damaged" not in page_of(write_report([run.path])).text
+    data, summary = run.path / "standard.nc", run.path / "summary.json"
+    data.write_bytes(data.read_bytes()[:-100])
+    summary.write_text(summary.read_text().replace("3e-08", "3e-09"))
+    page = page_of(write_report([run.path]))
+    assert "run is damaged. Flows whose datasets" in page.text
+    assert f"{data} is truncated or damaged" in page.text
+    assert f"{summary} is truncated or damaged" in page.text
+    assert f"chordflow resume {run.path} makes again what it can" in page.text
+    assert "not finished" not in page.text
+    assert [one.label for one in read_runs([run.path])[0].series] == ["straight"]
+
+
+def test_a_flow_whose_damaged_dataset_is_being_made_again_is_no_mistake(tmp_path):
+    run = folder(tmp_path / "run", outputs_alone())
+    run.seal()
+    run.set_aside(["standard.nc"])
+    page = page_of(write_report([run.path]))
+    assert "not finished: standard" in page.text
+    assert page.all("svg", id="outputs-wide")
 
 
 def test_seconds_of_every_stride_are_drawn_where_they_were_noted(tmp_path):

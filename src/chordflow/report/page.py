@@ -94,7 +94,7 @@ def html(runs: Sequence[RunPage]) -> str:
             f'<style>\n{_file("page.css")}</style>\n</head>\n<body>\n<div class="page">',
             f'<header><div><p class="eyebrow">Chordflow report</p><h1>{escape(title)}</h1>{_lead(runs)}</div>',
             '<button type="button" id="theme">Light or dark</button></header>',
-            *map(_banner, runs),
+            *(banner for run in runs for banner in (_damage(run), _unfinished(run))),
             '<nav aria-label="Sections"><ul>',
             *(f'<li><a href="#{ident}">{escape(text)}</a></li>' for ident, text in links),
             "</ul></nav>\n<main>",
@@ -129,7 +129,19 @@ def _sentence(run: RunPage, *, several: bool) -> str:
     return (f"{run.label}: " if several else "") + ", ".join(parts)
 
 
-def _banner(run: RunPage) -> str:
+def _damage(run: RunPage) -> str:
+    """Which files are not as they were written, so that nobody takes what they say for what the run did."""
+    if not run.damage:
+        return ""
+    files = "".join(f"<li>{escape(line)}</li>" for line in run.damage)
+    return (
+        f'<div class="banner bad" role="note"><p><strong>{escape(run.label)}</strong> is damaged. Flows whose datasets '
+        f"are among these files are left out, and what else is shown of the run may be wrong:</p><ul>{files}</ul>"
+        f"<p><code>chordflow resume {escape(str(run.run.path))}</code> makes again what it can.</p></div>"
+    )
+
+
+def _unfinished(run: RunPage) -> str:
     """What is missing of a run, how far it came, and how to go on."""
     if not run.missing:
         return ""
@@ -190,12 +202,13 @@ def _section(section: Section, motion: Motion) -> str:
     opening = f'<section id="{section.ident}" aria-labelledby="{section.ident}-title">'
     heading = f'<h2 id="{section.ident}-title">{escape(section.title)}</h2>'
     if section.make is None:
-        words = "No figure: the folder does not hold what it needs."
-        return f'{opening}{heading}<p class="note">{words} {escape(section.caption)}</p>{remarks}</section>'
+        # What to look for is of no use where there is nothing to look at.
+        words = remarks or '<p class="remark">Not shown: the run folder does not hold what it needs.</p>'
+        return f"{opening}{heading}{words}</section>"
     is_headline = section.ident == "outputs"
     drawn = []
     for narrow, kind in ((False, "wide"), (True, "narrow")):
-        extra = partial(motion.marks, kind) if is_headline else svg.cursors
+        extra = partial(motion.marks, kind) if is_headline else svg.cursors if motion.series else svg.nothing
         text = svg.inline(svg.draw(section.make, narrow=narrow), f"{section.ident}-{kind}", section.title, extra)
         drawn.append(text.replace("<svg ", f'<svg class="{kind}" ', 1))
     name = section.ident

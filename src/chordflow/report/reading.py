@@ -1,6 +1,6 @@
 """What the page takes from run folders: series over clock time, and None where a folder does not have them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -9,17 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chordflow.extras import load_extra
 from chordflow.figures import Curve
-from chordflow.record import Run, RunError, open_run
+from chordflow.record import Run, RunError, dataset_name, open_run
+from chordflow.record.datasets import read_dataset
 from chordflow.verification.kept import Kept, read_kept
 
 if TYPE_CHECKING:
     import xarray
 
 
+NOT_YET = "it is known once the flow is finished"
+STREAMED = ("cost", "deviation", "effective_dimension")
+"""What the stream of metrics knows of a flow, beside its times and steps."""
+
+
 @dataclass(frozen=True, eq=False)
 class Series:
-    """One finished flow of one run, as the page shows it."""
+    """One flow of one run, as the page shows it: from its dataset, or from the stream of metrics as far as it came."""
 
     label: str
     """Its name in every figure: that of the flow, with the run's behind it where there are several."""
@@ -30,6 +37,7 @@ class Series:
     summary: dict[str, Any]
     progress: list[dict[str, Any]]
     """What was noted of it while it ran, a dictionary for each stride."""
+    is_finished: bool = True
 
     @cached_property
     def num_samples(self) -> float:
@@ -89,7 +97,8 @@ class Series:
 
     def reason(self, name: str) -> str:
         """Why a variable is absent, as the run said, or as can be guessed."""
-        return str(self.data.attrs.get(f"without_{name}", "the run folder does not hold it; an older version made it"))
+        guess = "the run folder does not hold it; an older version made it" if self.is_finished else NOT_YET
+        return str(self.data.attrs.get(f"without_{name}", guess))
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +111,8 @@ class RunPage:
     series: tuple[Series, ...]
     missing: tuple[str, ...]
     """Flows of the configuration that are not finished."""
+    damage: tuple[str, ...]
+    """A line for each file that is not as it was written."""
     verified: Kept | None
     """Statements verified, or None where the folder has none."""
     environment: dict[str, Any]
@@ -127,21 +138,50 @@ def read_runs(paths: Sequence[str | PathLike[str]]) -> list[RunPage]:
 
 
 def _read(run: Run, label: str, index: int, count: int) -> RunPage:
-    config, flows, progress = run.config, run.summary.get("flows", {}), run.progress
-    series = [
-        Series(
-            f"{flow} · {label}" if count > 1 else flow,
-            flow,
-            index,
-            run.trajectory(flow),
-            flows[flow],
-            [line for line in progress if line.get("flow") == flow],
-        )
-        for flow in run.flows
-    ]
+    config, flows, progress, damaged = run.config, run.summary.get("flows", {}), run.progress, run.damaged()
     asked = config.get("flows", [])
-    missing = tuple(name for name in asked if name not in flows) if isinstance(asked, list) else ()
-    return RunPage(run, label, config, tuple(series), missing, read_kept(run.path), run.environment, progress)
+    asked = [str(flow) for flow in asked] if isinstance(asked, list) else []
+    ending = f" · {label}" if count > 1 else ""
+    series: list[Series] = []
+    missing: list[str] = []
+    for flow in dict.fromkeys([*flows, *asked]):
+        lines, name = [line for line in progress if line.get("flow") == flow], dataset_name(flow)
+        # A summary may name a flow whose dataset was damaged and is being made again.
+        if flow in flows and name in run.datasets and f"{name}.nc" not in damaged:
+            series.append(Series(f"{flow}{ending}", flow, index, run.trajectory(flow), flows[flow], lines))
+            continue
+        missing += [] if f"{name}.nc" in damaged else [flow]
+        minimum = 0.0 if config.get("loss") == "squared_error" else next((one.minimum for one in series), None)
+        if samples := _num_samples(run, flow, damaged) if lines else None:
+            summary = {"result": "not finished", "samples": samples, "stats": {"num_steps": lines[-1]["steps"]}}
+            data = _so_far(lines, minimum)
+            series.append(Series(f"{flow} so far{ending}", flow, index, data, summary, lines, is_finished=False))
+    kept, damage = read_kept(run.path), tuple(run.damage)
+    return RunPage(run, label, config, tuple(series), tuple(missing), damage, kept, run.environment, progress)
+
+
+def _num_samples(run: Run, flow: str, damaged: Collection[str]) -> int | None:
+    """N of a flow without a dataset, of the summary or the first segment; None where neither is there."""
+    if known := run.summary.get("flows", {}).get(flow):
+        return int(known["samples"])
+    first = run.of_flow(flow).segments / "000000.nc"
+    if not first.is_file() or first.relative_to(run.path).as_posix() in damaged:
+        return None
+    return int(read_dataset(first).sizes["sample"])
+
+
+def _so_far(lines: Sequence[dict[str, Any]], minimum: float | None) -> "xarray.Dataset":
+    """What the stream of metrics says of a flow, as the variables that its dataset will have."""
+    xarray = load_extra("xarray", "reports")
+
+    def column(name: str) -> np.ndarray:
+        return np.array([np.nan if line.get(name) is None else line[name] for line in lines], float)
+
+    known = {name: column(name) for name in STREAMED}
+    variables = {name: ("time", values) for name, values in known.items() if np.isfinite(values).any()}
+    data = xarray.Dataset(variables, coords={"time": column("t"), "s": ("time", column("s"))})
+    data["seconds"] = float(lines[-1]["seconds"])
+    return data.assign_attrs({} if minimum is None else {"cost_minimum": minimum})
 
 
 def _labels(paths: list[Path]) -> list[str]:

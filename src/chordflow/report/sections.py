@@ -135,6 +135,8 @@ def _cost(series: Sequence[Series], look_of: Mapping[str, Look]) -> Section:
     remarks = []
     if silent := [one.label for one in series if one.label not in predicted]:
         remarks.append(f"No prediction is drawn for {', '.join(silent)}.")
+    if unknown := [one.label for one in series if not one.is_finished and "cost_minimum" not in one.data.attrs]:
+        remarks.append(f"The whole cost is drawn for {', '.join(unknown)}: its minimum is not known before the end.")
     return Section(
         "cost",
         "Cost",
@@ -274,7 +276,8 @@ def _classes(series: Sequence[Series]) -> Section:
         remarks.append(f"Not shown: {', '.join(one.label for one in classified[MAX_PANELS:])}.")
     title = "Classes"
     if not shown:
-        return Section("classes", title, title, "The task is not a classification, or its labels are not kept.", None)
+        reason = "The task is not a classification, or the labels are not there (yet)."
+        return Section("classes", title, title, "", None, [reason])
     if all(is_logits(one) and one.outputs.shape[2] == 3 for one in shown):
         paths = {one.label: probabilities(one.outputs) for one in shown}
         end = _expected(max(shown, key=lambda one: one.outputs.shape[1]))

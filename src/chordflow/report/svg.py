@@ -42,7 +42,13 @@ def draw(make: Callable[[bool], "Figure"], *, narrow: bool) -> "Figure":
     return figure
 
 
-def inline(figure: "Figure", ident: str, title: str, extra: Callable[["Figure"], Iterable[str]] = lambda _: ()) -> str:
+def nothing(figure: "Figure") -> Iterable[str]:
+    """No elements beside those of the figure."""
+    del figure
+    return ()
+
+
+def inline(figure: "Figure", ident: str, title: str, extra: Callable[["Figure"], Iterable[str]] = nothing) -> str:
     """SVG for a page, with ids that are unique in it; ``extra`` adds elements once the places of axes are known."""
     text = io.StringIO()
     with load_extra("matplotlib", "reports").rc_context({**RC, "svg.fonttype": "none"}):
