@@ -15,7 +15,7 @@ from chordflow.record import remove_run
 from chordflow.record.datasets import write_dataset
 from chordflow.report import write_report
 from chordflow.report.reading import read_runs
-from chordflow.report.sections import planes, sections
+from chordflow.report.sections import planes, sections, styles
 from chordflow.verification import Check, Outcome
 from chordflow.verification.kept import keep, read_kept
 
@@ -188,6 +188,17 @@ def test_two_runs_are_drawn_on_the_same_axes_with_looks_of_their_own(tmp_path, m
     assert page.all("section", id="config-1")
     marks = page.all("circle", **{"class": "mark", "data-path": "wide"})
     assert len({mark["style"] for mark in marks}) == 4
+
+
+def test_dashes_tell_flows_apart_in_every_run_and_runs_differ_otherwise(tmp_path):
+    flows = dict.fromkeys(["straight", "adapted", "standard", "interpolated(0.5)"], flow_data()[["outputs"]])
+    runs = [folder(tmp_path / name, flows, {"flows": list(flows)}) for name in "abc"]
+    look_of = styles([one for run in read_runs([run.path for run in runs]) for one in run.series])
+    for flow in flows:
+        assert len({str(look_of[f"{flow} · {name}"].dashes) for name in "abc"}) == 1
+    for name in "abc":
+        assert len({str(look_of[f"{flow} · {name}"].dashes) for flow in flows}) == 4
+    assert len({(look.width, look.hollow, look.marker) for look in look_of.values()}) == 12
 
 
 def test_runs_with_one_chord_share_a_plane(tmp_path, made):

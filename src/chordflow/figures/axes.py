@@ -68,7 +68,7 @@ def line(ax: Any, points: Any, look: Look, i: int, *, label: str) -> None:
     moves = seen.sum() > 1 and (np.ptp(x[seen]) > 0 or np.ptp(y[seen]) > 0)
     every = (0.03 * i, 0.13) if moves else None
     kind: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markerfacecolor": look.face, "zorder": 3}
-    ax.plot(x, y, linestyle=look.dashes, markevery=every, label=label, **kind)
+    ax.plot(x, y, linestyle=look.dashes, linewidth=look.width, markevery=every, label=label, **kind)
     ax.plot(x[seen][-1:], y[seen][-1:], **kind)  # where the run ends
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 INK, GREY, FAINT, GRID, PAPER = "#222222", "#6E6E6E", "#D0D0D0", "#ECECEC", "#FFFFFF"
 
-RC = {
+RC: dict[str, Any] = {
     "font.size": 9.5,
     "axes.titlesize": 8.5,
     "axes.titlelocation": "left",
@@ -50,6 +50,8 @@ class Look:
     marker: str
     hollow: bool = False
     """Markers are rings: a second run of the same flow."""
+    width: float = RC["lines.linewidth"]
+    """Of the line, in points: another run of the same flow has another one."""
 
     @property
     def face(self) -> str:

@@ -14,6 +14,8 @@ from chordflow.report.reading import RunPage, Series
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+RUN_WIDTHS = (1.7, 0.9, 2.6)
+"""Of lines, in points: that of the first run, the second, the third, and so on from the start."""
 RUN_MARKERS = {"o": "p", "s": "P", "D": "X", "^": ">", "v": "<", "P": "*", "X": "h"}
 MAX_PANELS = 8
 """Maps and triangles drawn; more flows than that are named under the figure."""
@@ -33,7 +35,7 @@ class Section:
 
 
 def styles(series: Sequence[Series]) -> dict[str, Look]:
-    """The same colour for a flow in every run; the second run has rings, the third other marks."""
+    """The same colour and dashes for a flow in every run; those of the second are thin with rings, then other marks."""
     flows = figures.looks(dict.fromkeys(one.flow for one in series))
     return {one.label: _of_run(flows[one.flow], one.run) for one in series}
 
@@ -41,9 +43,8 @@ def styles(series: Sequence[Series]) -> dict[str, Look]:
 def _of_run(look: Look, run: int) -> Look:
     if run == 0:
         return look
-    dashes = [(0, (1, 1)), (0, (4, 1.5, 1, 1.5, 1, 1.5)), (0, (8, 3))][(run - 1) % 3]
     marker = look.marker if run == 1 else RUN_MARKERS.get(look.marker, "o")
-    return replace(look, dashes=dashes, hollow=run % 2 == 1, marker=marker)
+    return replace(look, hollow=run % 2 == 1, marker=marker, width=RUN_WIDTHS[run % len(RUN_WIDTHS)])
 
 
 def planes(series: Sequence[Series]) -> list[Plane]:
