@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made_up_runs import CONFIG, flow_data, folder, two_flows
 
-from chordflow import record, verification
+from chordflow import figures, record, verification
 from chordflow.cli import main
 from chordflow.record import remove_run
 from chordflow.record.datasets import write_dataset
@@ -380,6 +380,30 @@ def test_logits_are_shown_as_probabilities(tmp_path, classes):
     text = shown(run)["CLASSES"]
     assert ("Each sample's probabilities" in text) == (classes == 3)
     assert ("Mean probability of each unit" in text) == (classes != 3)
+
+
+@pytest.mark.parametrize("loss", ["SquaredError", "CrossEntropy"])
+def test_each_run_has_its_own_start_and_prediction_among_the_classes(tmp_path, monkeypatch, loss):
+    """Two runs whose equilibria differ: rings and maps are those of the run that they stand beside."""
+    drawn = {}
+    monkeypatch.setattr(figures, "simplex", lambda paths, ends, **_: drawn.update(ends))
+    monkeypatch.setattr(figures, "class_map", lambda panels, **_: drawn.update(panels))
+    data = {name: flow_data(seed=seed, loss=loss) for seed, name in enumerate("ab")}
+    for factor, one in enumerate(data.values(), start=1):
+        one["equilibrium"] = one["equilibrium"] * factor
+    runs = [folder(tmp_path / name, {"straight": one}) for name, one in data.items()]
+    (section,) = [one for one in sections(read_runs([run.path for run in runs])) if one.ident == "classes"]
+    assert section.make is not None
+    section.make(False)
+    for name, one in data.items():
+        end = one["equilibrium"].to_numpy()
+        if loss == "CrossEntropy":
+            exp = np.exp(end)
+            np.testing.assert_allclose(drawn[f"straight · {name}"], exp / exp.sum(axis=1, keepdims=True))
+        else:  # of four samples, those at 0 and 3 are of class 0
+            np.testing.assert_allclose(drawn[f"predicted · {name}"][0], (end[0] + end[3]) / 2)
+    maps = [f"{what} · {name}" for name in "ab" for what in ("start", "straight", "predicted")]
+    assert list(drawn) == (maps if loss == "SquaredError" else ["straight · a", "straight · b"])
 
 
 def test_labels_that_are_no_classes_have_no_class_view(tmp_path):

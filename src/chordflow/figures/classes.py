@@ -21,7 +21,7 @@ MAX_PATHS = 40
 
 def simplex(
     paths: Mapping[str, Float[np.ndarray, "_T _N _Q"]],
-    equilibrium: Float[np.ndarray, "_N _Q"],
+    equilibrium: Float[np.ndarray, "_N _Q"] | Mapping[str, Float[np.ndarray, "_N _Q"]],
     *,
     narrow: bool = False,
 ) -> "Figure":
@@ -32,7 +32,8 @@ def simplex(
     paths
         For each flow the probabilities of all samples over time, (T, N, 3), rows summing to 1. A panel each.
     equilibrium
-        Predicted end of each sample, (N, 3), for the largest N. Its largest component is the class: the colour.
+        Predicted end of each sample, (N, 3), for the largest N, or one for each flow. Its largest component is the
+        class: the colour.
     narrow
         Panels below each other, for the column of a phone.
 
@@ -54,7 +55,7 @@ def simplex(
     """
     if not paths:
         raise ValueError("simplex: no path; expected a mapping of names to probabilities (T, N, 3)")
-    equilibrium = _on_simplex("equilibrium", equilibrium)
+    ends = equilibrium if isinstance(equilibrium, Mapping) else dict.fromkeys(paths, equilibrium)
     title = "Probabilities of three classes, and the predicted equilibrium"
     columns = 1 if narrow else min(4, len(paths))
     rows = -(-len(paths) // columns)
@@ -63,16 +64,16 @@ def simplex(
         for ax in axes[len(paths) :]:
             ax.set_axis_off()
         for ax, (name, path) in zip(axes, paths.items(), strict=False):
-            points = _on_simplex(name, path)
-            if points.ndim != 3 or points.shape[1] > len(equilibrium):
-                raise ValueError(f"{name}: expected shape (T, N, 3), N ≤ {len(equilibrium)}, got {points.shape}")
+            points, expected = _on_simplex(name, path), _on_simplex("equilibrium", ends[name])
+            if points.ndim != 3 or points.shape[1] > len(expected):
+                raise ValueError(f"{name}: expected shape (T, N, 3), N ≤ {len(expected)}, got {points.shape}")
             _triangle(ax)
             for n in range(min(MAX_PATHS, points.shape[1])):
-                look = CLASSES[int(np.argmax(equilibrium[n]))]
+                look = CLASSES[int(np.argmax(expected[n]))]
                 x, y = (points[:, n] @ CORNERS).T
                 ax.plot(x, y, color=look.colour, linestyle=look.dashes, linewidth=0.8, alpha=0.7, zorder=2)
                 ax.plot(x[-1:], y[-1:], look.marker, color=look.colour, markersize=3.5, zorder=4)
-                ax.plot(*(equilibrium[n] @ CORNERS), "o", color=INK, markerfacecolor="none", markersize=8, zorder=3)
+                ax.plot(*(expected[n] @ CORNERS), "o", color=INK, markerfacecolor="none", markersize=8, zorder=3)
             ax.set_title(name)
     return figure
 
@@ -132,8 +133,8 @@ def class_map(panels: Mapping[str, Float[np.ndarray, "_Q _Q"]], *, quantity: str
     size = shapes.pop()[0]
     values = np.concatenate([np.ravel(matrix) for matrix in panels.values()])
     low, high = min(0.0, float(np.nanmin(values))), max(1.0, float(np.nanmax(values)))
-    wide = 4 if max(map(len, panels)) > 15 else 6
-    columns = 2 if narrow else min(len(panels), wide)
+    most = 2 if narrow else 4 if max(map(len, panels)) > 15 else 6
+    columns = -(-len(panels) // -(-len(panels) // most))  # in rows of one length, or nearly
     rows = -(-len(panels) // columns)
     title, grid = "Mean outputs per class", (rows, columns)
     with new_axes(8.2, 1.1 + 1.45 * rows, 0, title, narrow=narrow, grid=grid) as (figure, axes):

@@ -281,7 +281,7 @@ def _classes(series: Sequence[Series]) -> Section:
         return Section("classes", title, title, "", None, [reason])
     if all(is_logits(one) and one.outputs.shape[2] == 3 for one in shown):
         paths = {one.label: probabilities(one.outputs) for one in shown}
-        end = _expected(max(shown, key=lambda one: one.outputs.shape[1]))
+        ends = {one.label: _expected(one) for one in shown}
         return Section(
             "classes",
             title,
@@ -289,13 +289,11 @@ def _classes(series: Sequence[Series]) -> Section:
             "Each sample's probabilities on their way from near the centre of the triangle to the ring, where the "
             "closed form of the equilibrium puts it. Look for dots inside rings; a dot outside its ring has not "
             "arrived or cannot.",
-            lambda narrow: figures.simplex(paths, end, narrow=narrow),
+            lambda narrow: figures.simplex(paths, ends, narrow=narrow),
             remarks,
         )
     quantity = "probability" if any(map(is_logits, shown)) else "output"
-    panels = {"start": _by_class(shown[0], _seen(shown[0])[0])}
-    panels |= {one.label: _by_class(one, _seen(one)[-1]) for one in shown}
-    panels["predicted"] = _by_class(shown[0], _expected(shown[0]))
+    panels = {name: panel for one in _by_run(shown) for name, panel in _maps(one).items()}
     return Section(
         "classes",
         title,
@@ -306,6 +304,22 @@ def _classes(series: Sequence[Series]) -> Section:
         lambda narrow: figures.class_map(panels, quantity=quantity, narrow=narrow),
         remarks,
     )
+
+
+def _by_run(series: Sequence[Series]) -> list[list[Series]]:
+    """The series of each run."""
+    return [[one for one in series if one.run == run] for run in dict.fromkeys(one.run for one in series)]
+
+
+def _maps(series: Sequence[Series]) -> dict[str, np.ndarray]:
+    """Mean outputs per class of one run: where its flows start, where each ends, and where they are predicted to."""
+    most = max(series, key=lambda one: one.outputs.shape[1])  # some flows may have the first samples only
+    ending = most.label.removeprefix(most.flow)
+    return {
+        f"start{ending}": _by_class(most, _seen(most)[0]),
+        **{one.label: _by_class(one, _seen(one)[-1]) for one in series},
+        f"predicted{ending}": _by_class(most, _expected(most)),
+    }
 
 
 def is_classification(one: Series) -> bool:
