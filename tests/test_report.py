@@ -406,6 +406,21 @@ def test_each_run_has_its_own_start_and_prediction_among_the_classes(tmp_path, m
     assert list(drawn) == (maps if loss == "SquaredError" else ["straight · a", "straight · b"])
 
 
+def test_one_hot_labels_of_logits_have_a_headline_of_probabilities(tmp_path, made):
+    data = {name: one.drop_vars(["equilibrium", "deviation"]) for name, one in two_flows(loss="CrossEntropy").items()}
+    run = folder(tmp_path / "run", data)
+    (plane,) = planes(read_runs([run.path])[0].series)
+    x, y = data["standard"]["outputs"].to_numpy(), data["standard"]["target"].to_numpy()
+    p = np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
+    along = ((p - p[0]) * (y - p[0])).sum(axis=(1, 2)) / ((y - p[0]) ** 2).sum()
+    np.testing.assert_allclose(plane.points["standard"][:, 0], along, atol=1e-12)
+    assert "One-hot labels are at no finite distance" in shown(run)["OUTPUTS"]
+    path = write_report([run.path])
+    assert page_of(path).all("input", id="clock")
+    assert [one["deviation"] for one in motion(path)] == [None, None]
+    assert "For straight · run, standard · run, whose labels are one-hot" in shown(made, run)["OUTPUTS"]
+
+
 def test_labels_that_are_no_classes_have_no_class_view(tmp_path):
     data = flow_data()
     data["target"] = data["target"] - 0.5

@@ -17,7 +17,7 @@ from chordflow.projection import Plane
 from chordflow.record import RunError
 from chordflow.report import svg, tables
 from chordflow.report.reading import RunPage, Series, read_runs
-from chordflow.report.sections import Section, planes, sections, styles
+from chordflow.report.sections import Section, planes, sections, styles, way
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -165,7 +165,7 @@ class Motion:
     """What the slider moves: over clock time, each flow's place in the pictures, its cost and its deviation."""
 
     def __init__(self, series: Sequence[Series]):
-        self.series = [one for one in series if one.array("equilibrium") is not None]
+        self.series = [one for one in series if way(one) is not None]
         self.planes: list[Plane] = planes(series)
         self.looks: Mapping[str, Look] = styles(series)
         self.flows: list[dict[str, Any]] = [

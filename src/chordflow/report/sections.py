@@ -9,7 +9,7 @@ import numpy as np
 from chordflow import figures
 from chordflow.figures import Curve, Look
 from chordflow.projection import Plane, principal_plane
-from chordflow.report.reading import RunPage, Series
+from chordflow.report.reading import NOT_YET, RunPage, Series
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,32 +47,41 @@ def _of_run(look: Look, run: int) -> Look:
     return replace(look, hollow=run % 2 == 1, marker=marker, width=RUN_WIDTHS[run % len(RUN_WIDTHS)])
 
 
+def way(one: Series) -> tuple[np.ndarray, np.ndarray] | None:
+    """What the headline follows (T, N, Q), and where it is to end (N, Q); None where there is no finite end.
+
+    Outputs and their equilibrium. One-hot labels are at no finite distance from logits: then probabilities and labels.
+    """
+    if (goal := one.array("equilibrium")) is not None:
+        return one.outputs, goal
+    if is_logits(one) and is_classification(one):
+        return probabilities(one.outputs), np.asarray(one.array("target"))
+    return None
+
+
 def planes(series: Sequence[Series]) -> list[Plane]:
     """One plane for all flows with the same chord, on the samples that all of them have."""
-    chorded = [one for one in series if one.array("equilibrium") is not None]
-    groups: list[list[Series]] = []
-    for one in chorded:
-        group = next((group for group in groups if _same_chord(group[0], one)), None)
+    ways = {one.label: found for one in series if (found := way(one)) is not None}
+    groups: list[list[str]] = []
+    for label, found in ways.items():
+        group = next((group for group in groups if _same_chord(ways[group[0]], found)), None)
         if group is None:
-            groups.append([one])
+            groups.append([label])
         else:
-            group.append(one)
-    found = []
+            group.append(label)
+    drawn = []
     for group in groups:
-        common = min(one.outputs.shape[1] for one in group)
-        start, end = group[0].outputs[0, :common], _goal(group[0])[:common]
-        found.append(principal_plane({one.label: one.outputs[:, :common] for one in group}, (start, end)))
-    return found
+        common = min(ways[label][0].shape[1] for label in group)
+        outputs, goal = ways[group[0]]
+        paths = {label: ways[label][0][:, :common] for label in group}
+        drawn.append(principal_plane(paths, (outputs[0, :common], goal[:common])))
+    return drawn
 
 
-def _goal(one: Series) -> np.ndarray:
-    return np.asarray(one.array("equilibrium"))
-
-
-def _same_chord(one: Series, other: Series) -> bool:
-    common = min(one.outputs.shape[1], other.outputs.shape[1])
-    pairs = [(one.outputs[0], other.outputs[0]), (_goal(one), _goal(other))]
-    return one.outputs.shape[2] == other.outputs.shape[2] and all(
+def _same_chord(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> bool:
+    common = min(one[0].shape[1], other[0].shape[1])
+    pairs = [(one[0][0], other[0][0]), (one[1], other[1])]
+    return one[0].shape[2] == other[0].shape[2] and all(
         np.allclose(a[:common], b[:common], rtol=1e-9, atol=1e-12) for a, b in pairs
     )
 
@@ -105,26 +114,38 @@ def _curves(series: Sequence[Series], name: str) -> tuple[dict[str, Curve], list
     return drawn, [f"Not shown for {', '.join(labels)}: {reason}." for reason, labels in absent.items()]
 
 
+ON_THE_CHORD = (
+    "All outputs of every flow, projected into the plane of the chord, the grey line from where they start to the "
+    "labels. Look for flows that stay on it: straight and adapted do where the parameters can follow. Flows that bend "
+    "away are pulled by the kernel."
+)
+OF_PROBABILITIES = (
+    "All probabilities, the softmax of the outputs, of every flow, projected into the plane of the line from where "
+    "they start to the labels. One-hot labels are at no finite distance from logits, so that no flow is told to stay "
+    "on this line or can reach its end. Look for how far along each flow comes, and where the flows part."
+)
+SLIDER = "The slider moves a mark along each flow, in sizes that show marks in one place, and a line over every clock."
+
+
 def _headline(series: Sequence[Series], look_of: Mapping[str, Look]) -> Section:
-    chorded = [one.label for one in series if one.array("equilibrium") is not None]
-    without = [one.label for one in series if one.label not in chorded]
-    remarks = []
-    if without:
-        remarks.append(
-            f"Not shown for {', '.join(without)}: there is no finite end to draw a chord to (one-hot labels under "
-            "cross-entropy have none), or an older version made the folder."
-        )
-    found = planes(series)
+    found, remarks = planes(series), []
+    for reason, group in (
+        ("there is no finite end to draw a chord to, or an older version made the folder", True),
+        (NOT_YET, False),
+    ):
+        if without := [one.label for one in series if way(one) is None and one.is_finished == group]:
+            remarks.append(f"Not shown for {', '.join(without)}: {reason}.")
     if len(found) > 1:
         remarks.append("The runs have different chords: each is drawn from 0 to 1, across in its own direction.")
+    endless = [one.label for one in series if way(one) is not None and one.array("equilibrium") is None]
+    only_endless = len(endless) == sum(len(plane.points) for plane in found) > 0
+    if endless and not only_endless:
+        remarks.append(f"For {', '.join(endless)}, whose labels are one-hot, probabilities are drawn, not logits.")
     return Section(
         "outputs",
         "Outputs",
         "Outputs on their way to the labels",
-        "All outputs of every flow, projected into the plane of the chord, the grey line from where they start to the "
-        "labels. Look for flows that stay on it: straight and adapted do where the parameters can follow. Flows that "
-        "bend away are pulled by the kernel. The slider moves a mark along each flow, and a line through every figure "
-        "over time.",
+        f"{OF_PROBABILITIES if only_endless else ON_THE_CHORD} {SLIDER}",
         (lambda narrow: figures.draw_planes(found, styles=look_of, narrow=narrow)) if found else None,
         remarks,
     )
