@@ -313,6 +313,18 @@ def test_powers_of_ten_are_plain_characters():
     assert not [label for label in labels if "$" in label or "{" in label]
 
 
+@pytest.mark.parametrize("narrow", [False, True])
+def test_many_names_leave_the_axes_their_height(narrow):
+    t = np.linspace(0, 1, 3)
+
+    def height(count):
+        figure = drift_curves({f"flow {i}": (t, t) for i in range(count)}, narrow=narrow)
+        figure.draw_without_rendering()
+        return figure.axes[0].get_window_extent().height
+
+    assert height(12) == pytest.approx(height(1), rel=0.05)
+
+
 def test_a_sample_on_the_simplex_is_at_its_barycentric_place():
     way = np.array([[[1 / 3] * 3], [[0.7, 0.2, 0.1]]])
     figure = simplex({"straight": way}, np.array([[0.0, 1.0, 0.0]]))

@@ -94,10 +94,11 @@ def _triangle(ax: Any) -> None:
         for i in range(3):
             ends = [share * CORNERS[i] + (1 - share) * CORNERS[j] for j in range(3) if j != i]
             ax.plot(*np.transpose(ends), color=FAINT, linewidth=0.5, zorder=1)
-    for i, (offset, align) in enumerate((((-4, -4), "top"), ((4, -4), "top"), ((0, 4), "bottom"))):
-        ax.annotate(
-            f"class {i}", CORNERS[i], offset, textcoords="offset points", ha="center", va=align, color=CLASSES[i].colour
-        )
+    # Inwards from the corners below, where the next triangle has its own.
+    places = (((-5, -6), "left", "top"), ((5, -6), "right", "top"), ((0, 6), "center", "bottom"))
+    for i, (offset, across, up) in enumerate(places):
+        kind: dict[str, Any] = {"ha": across, "va": up, "color": CLASSES[i].colour}
+        ax.annotate(f"class {i}", CORNERS[i], offset, textcoords="offset points", **kind)
     ax.set_aspect("equal")
     ax.margins(0.08, 0.12)
     ax.set_axis_off()

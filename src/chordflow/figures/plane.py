@@ -63,8 +63,7 @@ def draw_planes(planes: Sequence[Plane], *, styles: Styles = None, narrow: bool 
     stretched = np.ptp(heights) < 0.2
     has_length = any(plane.length for plane in planes)
     look_of = styled(points, styles)
-    # On a phone the legend has a line for each flow.
-    height, title = (3.0 + 0.18 * len(points) if narrow else 4.6), "Outputs of all flows in the plane of the chord"
+    height, title = (3.2 if narrow else 4.1), "Outputs of all flows in the plane of the chord"
     with new_axes(6.4, height, 1, title, narrow=narrow, grid=(1, 1)) as (figure, (ax,)):
         ax.plot([0, 1 if has_length else 0], [0, 0], color=FAINT, linewidth=6, solid_capstyle="round", zorder=1)
         for i, name in enumerate(points):

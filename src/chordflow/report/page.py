@@ -76,7 +76,8 @@ def write_report(runs: Sequence[str | PathLike[str]], out: str | PathLike[str] |
 def html(runs: Sequence[RunPage]) -> str:
     """The whole page as text."""
     series = [one for run in runs for one in run.series]
-    title = " and ".join(run.label for run in runs)
+    *firsts, last = (run.label for run in runs)
+    title = f"{', '.join(firsts)} and {last}" if firsts else last
     shown = sections(runs) if series else []
     motion = Motion(series)
     body = [_section(section, motion) for section in shown]

@@ -19,6 +19,7 @@ OUTCOMES = {
     Outcome.NOT_APPLICABLE: ("other", "– not applicable"),
 }
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
 PLURALS = {Outcome.HOLDS: "hold", Outcome.FAILS: "do not hold", Outcome.NOT_APPLICABLE: "not applicable"}
 
 
@@ -68,7 +69,7 @@ def _group(one: Series, look: Look) -> str:
     said += [] if seconds is None else [f"{float(seconds.max()):.1f} s"]
     head = (
         f'<tr class="group"><th colspan="3" scope="rowgroup">{_swatch(look)}{escape(one.label)} '
-        f'<span class="other">{escape(", ".join(said))}</span></th></tr>'
+        f'<span class="other">{escape(", ".join(part.replace(" ", NO_BREAK) for part in said))}</span></th></tr>'
     )
     rows = "".join(
         f'<tr><th scope="row">{escape(str(row["quantity"]))}</th><td class="number">{_value(row["predicted"])}</td>'
