@@ -4,12 +4,13 @@ import importlib.util
 import io
 import json
 import sys
+import types
 
 import pytest
 from rich.console import Console
 
 from chordflow.extras import MissingExtraError
-from chordflow.watch import SHOWN, JsonLines, LiveTable, TensorBoard, WeightsAndBiases
+from chordflow.watch import SHOWN, JsonLines, LiveTable, PlainLines, TensorBoard, WeightsAndBiases
 
 START = {"event": "start", "folder": "runs/a", "flows": ["straight", "standard"], "left_out": {}}
 FLOW = {"event": "flow", "flow": "straight", "samples": 4, "n": 40, "K": 9, "variable": "t", "t1": 1.0}
@@ -83,6 +84,21 @@ def test_lines_said_meanwhile_stand_above_the_table_as_they_are(table):
     assert "[bold] n = 12, f(0.5)" in table.console.file.getvalue()
 
 
+def test_plain_lines_say_every_so_often_how_a_flow_goes():
+    said, clock = [], iter([0.0, 0.0, 4.0, 14.0, 16.0, 16.0, 20.0, 31.0, 31.0, 60.0])
+    lines = PlainLines(said.append, every=15.0, now=lambda: next(clock))
+    lines(START)
+    lines(FLOW)
+    for steps in (1, 2, 4, 5, 6, 10):
+        lines(metrics(steps, **({"deviation": None, "effective_dimension": None} if steps == 6 else {})))
+    lines(END)
+    assert said == [
+        "straight: t = 0.4 of 1, cost 1.000e-04, deviation 4.0e-07, effective dimension 38.5, 4 steps (1 rejected), "
+        "0.5 steps/s, 0:12 left",
+        "straight: t = 0.6 of 1, cost 1.000e-06, 6 steps (1 rejected), 0.5 steps/s, 0:08 left",
+    ]
+
+
 def test_json_lines_are_objects(capsys):
     watcher = JsonLines()
     for event in (START, FLOW, metrics(10)):
@@ -110,6 +126,50 @@ def test_tensorboard_has_each_number_of_each_step(tmp_path):
     assert {name for name, step in found if step == 1} == set(SHOWN)
     assert found["cost", 2] == pytest.approx(0.01)
     assert ("effective_dimension", 2) not in found
+
+
+class FakeWandb(types.ModuleType):
+    """What a run asks of Weights & Biases, as its documentation names it, kept in a list."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.calls: list = []
+
+    def init(self, *, project, name):
+        self.calls.append(("init", project, name))
+        return self
+
+    def define_metric(self, name, *, step_metric):
+        self.calls.append(("define_metric", name, step_metric))
+
+    def log(self, values):
+        self.calls.append(("log", values))
+
+    def finish(self):
+        self.calls.append(("finish",))
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+def test_weights_and_biases_is_given_each_stride_over_its_steps(wandb):
+    watcher = WeightsAndBiases("chords")
+    for event in (START, FLOW, metrics(1), metrics(2, deviation=None), END):
+        watcher(event)
+    watcher.close()
+    assert wandb.calls[:3] == [
+        ("init", "chords", "a"),
+        ("define_metric", "straight/*", "straight/steps"),
+        ("define_metric", "standard/*", "standard/steps"),
+    ]
+    (_, first), (_, second) = wandb.calls[3:5]
+    assert first == {f"straight/{name}": metrics(1)[name] for name in SHOWN}
+    assert second.keys() == first.keys() - {"straight/deviation"}
+    assert wandb.calls[5:] == [("finish",)]
 
 
 @pytest.mark.slow

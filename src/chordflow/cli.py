@@ -197,9 +197,12 @@ def _watched(arguments: argparse.Namespace) -> Iterator[tuple[Any, list[Any]]]:
             watchers.append(watch.WeightsAndBiases(arguments.wandb))
         if arguments.json:
             watchers.append(watch.JsonLines())
-        elif not arguments.quiet and watch.in_terminal():
-            watchers.append(table := watch.LiveTable())
-            say = table.say
+        elif not arguments.quiet:
+            if watch.in_terminal():
+                watchers.append(table := watch.LiveTable())
+                say = table.say
+            else:
+                watchers.append(watch.PlainLines(say))
         yield say, watchers
     finally:
         for watcher in reversed(watchers):

@@ -1,11 +1,12 @@
-"""Watching a run: lines of JSON, a live table in a terminal, TensorBoard and Weights & Biases.
+"""Watching a run: plain lines, lines of JSON, a live table in a terminal, TensorBoard and Weights & Biases.
 
 Each is called with the events of :func:`chordflow.experiment.run`, dictionaries whose ``event`` says what they are.
 """
 
 import sys
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,49 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class PlainLines:
+    """A line on how a flow goes, every so many seconds: for logs, where nothing can be drawn again.
+
+    Examples
+    --------
+    >>> lines = PlainLines(print, every=0.0)
+    >>> lines({"event": "flow", "flow": "straight", "variable": "t", "t1": 1.0})
+    >>> lines({"event": "metrics", "flow": "straight", "t": 0.5, "cost": 0.25, "deviation": 3e-8, "steps": 12,
+    ...        "rejected": 1, "effective_dimension": None, "seconds": 6.0})
+    straight: t = 0.5 of 1, cost 2.500e-01, deviation 3.0e-08, 12 steps (1 rejected)
+    """
+
+    def __init__(self, say: Callable[[str], object], *, every: float = 15.0, now: Callable[[], float] = time.monotonic):
+        self._say, self._every, self._now = say, every, now
+        self._variable, self._t1, self._pace, self._said = "t", 1.0, Pace(), now()
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Follow an event."""
+        if event["event"] == "flow":
+            self._variable, self._t1, self._pace, self._said = event["variable"], event["t1"], Pace(), self._now()
+        elif event["event"] == "metrics":
+            self._pace.add(event["t"], event["steps"], event["seconds"])
+            # The end of a flow is said by the run itself.
+            if self._now() - self._said >= self._every and event["t"] < self._t1:
+                self._said = self._now()
+                self._say(f"{event['flow']}: {', '.join(self._parts(event))}")
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _parts(self, event: Mapping[str, Any]) -> Iterator[str]:
+        yield f"{self._variable} = {event['t']:.4g} of {self._t1:.4g}"
+        yield f"cost {event['cost']:.3e}"
+        for name, form in (("deviation", ".1e"), ("effective_dimension", ".1f")):
+            if event[name] is not None:
+                yield f"{name.replace('_', ' ')} {event[name]:{form}}"
+        yield f"{event['steps']} steps ({event['rejected']} rejected)"
+        if self._pace.rate is not None:
+            yield f"{self._pace.rate:.3g} steps/s"
+        if left := duration(self._pace.remaining(self._t1)):
+            yield f"{left} left"
 
 
 class LiveTable:
