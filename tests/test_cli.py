@@ -1,8 +1,13 @@
 """The command line and the run folder it leaves, on a problem of a few samples."""
 
+import contextlib
 import json
+import os
+import re
 import subprocess
 import sys
+import threading
+from typing import ClassVar
 
 import jax
 import matplotlib.image
@@ -11,10 +16,11 @@ import pytest
 import xarray
 
 import chordflow as cf
-from chordflow import theory, verification
+from chordflow import theory, verification, watch
 from chordflow.cli import main
 from chordflow.config import Config, load_config
 from chordflow.setting import Setting
+from chordflow.watch import PlainLines
 
 SMALL = ["data.samples=4", "data.stiff_samples=3", "model.widths=12", "saves=5"]
 
@@ -223,6 +229,96 @@ def test_a_flow_that_ends_early_keeps_its_last_state_and_has_no_empty_numbers(ow
     np.testing.assert_allclose(data["outputs"][-1], outputs, atol=1e-12)
     assert float(data["cost"][-1]) == pytest.approx(float(problem.cost_at(outputs)))
     assert np.isfinite(data["test_cost"]).all()
+
+
+# Ways to watch --------------------------------------------------------------------------------------------------------
+
+STRAIGHT = ["data.samples=3", "model.widths=8", "saves=2", "flows=straight", "rtol=1e-4"]
+
+
+class Follower:
+    """Takes the place of a watcher: what it was made with, and what it was told."""
+
+    made: ClassVar[list["Follower"]]
+
+    def __init__(self, *given):
+        self.given, self.events, self.is_closed = given, [], False
+        self.made.append(self)
+
+    def __call__(self, event):
+        self.events.append(event["event"])
+
+    def close(self):
+        self.is_closed = True
+
+
+@pytest.fixture
+def followers(monkeypatch):
+    """Followers instead of TensorBoard and Weights & Biases, which have tests of their own."""
+    made: list[Follower] = []
+    monkeypatch.setattr(Follower, "made", made, raising=False)
+    for name in ("TensorBoard", "WeightsAndBiases"):
+        monkeypatch.setattr(watch, name, Follower)
+    return made
+
+
+def test_quiet_says_nothing_and_tells_the_followers_asked_for(tmp_path, capsys, followers):
+    words = [*STRAIGHT, f"out={tmp_path / 'r'}", "--quiet", "--tensorboard", "logs", "--wandb", "chords"]
+    assert main(["run", *words]) == 0
+    assert capsys.readouterr().out == ""
+    assert [one.given for one in followers] == [("logs",), ("chords",)]
+    for one in followers:
+        assert {"start", "flow", "metrics", "flow_end", "end"} == set(one.events)
+        assert one.is_closed
+
+
+def test_overwrite_starts_over_and_without_it_nothing_is_touched(tmp_path, capsys):
+    words = ["run", *STRAIGHT, f"out={tmp_path / 'r'}"]
+    assert main([*words, "seed=1"]) == 0
+    assert main([*words, "model.widths=none", "--overwrite"]) == 2, "a mistake does not cost the old run"
+    assert cf.open_run(tmp_path / "r").config["seed"] == 1
+    assert main([*words, "--overwrite", "--quiet"]) == 0
+    assert cf.open_run(tmp_path / "r").config["seed"] == 0
+    assert cf.open_run(tmp_path / "r").state == "finished"
+    (tmp_path / "r" / "thesis.tex").write_text("mine")
+    assert main([*words, "--overwrite"]) == 2
+    assert "holds thesis.tex, which no run wrote" in capsys.readouterr().err
+    assert (tmp_path / "r" / "straight.nc").is_file()
+
+
+def test_a_log_has_plain_lines_on_the_way(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(watch, "PlainLines", lambda say: PlainLines(say, every=0.0))
+    assert main(["run", *STRAIGHT, f"out={tmp_path / 'r'}"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^straight: t = 0\.\d+ of 1, cost .*, \d+ steps \(\d+ rejected\)", said, re.MULTILINE)
+    assert "\x1b" not in said
+
+
+def test_a_terminal_has_a_live_table(tmp_path, monkeypatch):
+    """In a pseudo-terminal, as a user has one."""
+    reader, writer = os.openpty()
+    for name, value in (("TERM", "xterm"), ("COLUMNS", "120"), ("LINES", "40")):
+        monkeypatch.setenv(name, value)
+    pieces = []
+
+    def read():
+        with contextlib.suppress(OSError):  # Linux says that all is read by an error
+            while piece := os.read(reader, 65536):
+                pieces.append(piece)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    with open(writer, "w", encoding="utf-8") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        status = main(["run", *STRAIGHT, f"out={tmp_path / 'r'}"])
+        monkeypatch.undo()
+    thread.join(10)
+    os.close(reader)
+    said = b"".join(pieces).decode()
+    assert status == 0
+    for part in ("eff. dim.", "steps/s", "straight", "successful", "\x1b[", f"run folder {tmp_path / 'r'}"):
+        assert part in said, part
+    assert "\x1b[?25h" in said, "the cursor is shown again"
 
 
 MISTAKES = [
