@@ -1,12 +1,14 @@
 """The command line and the run folder it leaves, on a problem of a few samples."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import ClassVar
 
 import jax
@@ -69,6 +71,22 @@ def test_every_figure_is_there_and_is_not_blank(finished):
     assert names <= {p.stem for p in finished.glob("*.png")}
     for name in names:
         assert matplotlib.image.imread(finished / f"{name}.png").std() > 0.02
+
+
+def test_the_page_about_runs_has_every_file_key_and_variable_of_a_run(finished):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "runs.md").read_text(encoding="utf-8")
+    written = set(re.findall(r"`([^`\n]+)`", page))
+    run = cf.open_run(finished)
+    names = {path.name for path in finished.iterdir() if path.suffix not in (".nc", ".png", ".svg")}
+    names |= {path.stem for path in finished.glob("*.png") if not path.stem.startswith("spectrum-")}
+    (flow, *_), (line, *_) = run.summary["flows"].values(), run.progress
+    names |= {"format", "flows", *run.environment, *run.environment["device"], *flow, *flow["comparison"][0], *line}
+    data = run.trajectory("straight")
+    names |= {str(name) for name in data.variables if not str(name).startswith("params_")}
+    names |= data.attrs.keys() - flow["stats"].keys()
+    names |= {field.name for field in dataclasses.fields(verification.Check)}
+    assert len(names) > 50
+    assert sorted(names - written) == [], "say in docs/runs.md what these are"
 
 
 def test_a_second_run_into_the_same_folder_is_refused(finished, capsys):

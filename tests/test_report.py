@@ -462,6 +462,15 @@ def test_mistakes_are_one_line(tmp_path, made, capsys):
         (made.path / "verification.json").unlink()
 
 
+def test_the_page_about_runs_runs(tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).resolve().parents[1] / "docs" / "runs.md").read_text(encoding="utf-8")
+    folder(tmp_path / "runs" / "digits", two_flows())
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    exec(compile(code, "docs/runs.md", "exec"), {})
+    assert "stopped ('straight', 'standard') []" in capsys.readouterr().out
+
+
 def test_the_page_about_the_page_runs_and_names_every_figure(tmp_path, monkeypatch):
     text = (Path(__file__).resolve().parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
     run = folder(tmp_path / "runs" / "digits", two_flows())
