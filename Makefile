@@ -32,9 +32,12 @@ $(BIN)/pip:
 	  && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 
 install: $(BIN)/installed-test ## Create .venv and install the package with what its tests need
-demo: $(BIN)/installed-run ## Train on the bundled digits, compare with the theory, write the report
+demo: $(BIN)/installed-run ## Train on the bundled digits, compare with the theory, check its statements, write the report
 	$(BIN)/chordflow run
-	$(BIN)/chordflow report "$$(ls -dt runs/digits-* | head -n 1)"
+	run=$$(ls -dt runs/digits-* | head -n 1) \
+	  && $(BIN)/chordflow verify "$$run" data.samples=10 \
+	  && page=$$($(BIN)/chordflow report "$$run") \
+	  && echo "Open this page in a browser: file://$$PWD/$$page"
 test: $(BIN)/installed-test ## Run all tests that take seconds
 	$(PYTEST) $(TEST_FLAGS) -m "not slow"
 slow: $(BIN)/installed-test ## Run the tests that take minutes, processes or disk

@@ -50,6 +50,37 @@ def small_runs() -> list:
     return runs
 
 
+STAND_IN = """#!/bin/sh
+echo "$@" >> calls
+case $1 in
+  run) mkdir -p runs/digits-1 ;;
+  report) echo "$2/report.html" ;;
+esac
+"""
+
+
+def test_make_demo_runs_verifies_and_says_where_the_page_is(tmp_path):
+    """The recipe itself, with a command that takes notes in the place of chordflow."""
+    for name in ("Makefile", "pyproject.toml", "requirements.txt"):
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "chordflow").write_text(STAND_IN)
+    (programs / "chordflow").chmod(0o755)
+    for made in ("pip", "installed-run"):
+        (programs / made).touch()
+    env = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    words = ["make", "--silent", "demo"]
+    said = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=True).stdout
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        "run",
+        "verify runs/digits-1 data.samples=10",
+        "report runs/digits-1",
+    ]
+    assert said.splitlines()[-1] == f"Open this page in a browser: file://{tmp_path}/runs/digits-1/report.html"
+    assert "git clone URL chordflow && cd chordflow" in README
+
+
 def test_blocks_are_found():
     text = "```bash\nmake test  # comment\n\nls\n```\ntext\n```python\nx = 1\n```\n```python\ny = x\n```\n"
     assert blocks(text, "python") == ["x = 1\n", "y = x\n"]
