@@ -9,11 +9,19 @@ CONFIG = {"flows": ["straight", "standard"], "loss": "squared_error", "data": {"
 
 
 def flow_data(
-    *, bend: float = 0.0, end: float = 1.0, seed: int = 0, classes: int = 3, loss: str = "SquaredError", saves: int = 9
+    *,
+    bend: float = 0.0,
+    end: float = 1.0,
+    seed: int = 0,
+    samples: int = 4,
+    classes: int = 3,
+    loss: str = "SquaredError",
+    saves: int = 9,
 ):
-    """A dataset as a run leaves it, of a made-up flow on four samples that bends off its chord."""
+    """A dataset as a run leaves it, of a made-up flow that bends off its chord."""
     rng = np.random.default_rng(seed)
-    x0, target = rng.normal(size=(4, classes)), np.eye(classes)[np.arange(4) % classes] * 0.7 + 0.3 / classes
+    labels = np.eye(classes)[np.arange(samples) % classes]
+    x0, target = rng.normal(size=labels.shape), labels * 0.7 + 0.3 / classes
     y = np.log(target) if loss == "CrossEntropy" else target
     if loss == "CrossEntropy":
         y += np.mean(x0 - y, axis=1, keepdims=True)
@@ -22,10 +30,10 @@ def flow_data(
     way = rng.normal(size=x0.shape)
     x = x0 + t[:, None, None] * (y - x0) + bend * (t * (1 - t))[:, None, None] * way
     off = abs(x - x0 - t[:, None, None] * (y - x0)).max(axis=(1, 2)) / abs(y - x0).max()
-    cost = 0.5 * ((x - y) ** 2).sum(axis=(1, 2)) / 4
-    sigma = np.geomspace(10, 1e-3, 12) * (1 + t[few, None])
+    cost = 0.5 * ((x - y) ** 2).sum(axis=(1, 2)) / samples
+    sigma = np.geomspace(10, 1e-3, labels.size) * (1 + t[few, None])
     with np.errstate(divide="ignore"):
-        s = -4 * np.log1p(-t)
+        s = -samples * np.log1p(-t)
     variables = {
         "outputs": (("time", "sample", "output"), x),
         "cost": ("time", cost),
@@ -35,14 +43,14 @@ def flow_data(
         "deviation": ("time", off),
         "predicted_deviation": ("time", 1.1 * off, {"long_name": "max |x − chord|, predicted by (2.58)"}),
         "sigma": (("spectrum_time", "singular_value"), sigma),
-        "effective_dimension": ("spectrum_time", 12 - t[few]),
+        "effective_dimension": ("spectrum_time", labels.size - t[few]),
         "unreachable_fraction": ("diagnosis_time", 1e-9 + 0.1 * t[some]),
         "kernel_drift": ("diagnosis_time", t[some]),
         "test_cost": ("time", cost + 0.1),
         "seconds": ((), 1.5),
     }
     coords = {"time": t, "s": ("time", s), "spectrum_time": t[few], "diagnosis_time": t[some]}
-    attrs = {"num_samples": 4.0, "lam": 1e-6, "cost_minimum": 0.0, "loss": loss, "flow": "made up"}
+    attrs = {"num_samples": float(samples), "lam": 1e-6, "cost_minimum": 0.0, "loss": loss, "flow": "made up"}
     return xarray.Dataset(variables, coords=coords, attrs=attrs)
 
 

@@ -7,6 +7,7 @@ import pytest
 from made_up_runs import flow_data, folder
 from playwright.sync_api import expect, sync_playwright
 
+from chordflow.cli import main
 from chordflow.report import write_report
 
 pytestmark = pytest.mark.slow
@@ -28,14 +29,25 @@ def browser():
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Two runs of four flows, as many saves as the default run has."""
+    """Two runs of the shapes of the default run: 200 samples of ten classes, and 100 for the stiff flows, 61 saves."""
     out = tmp_path_factory.mktemp("browser")
-    bends = {"straight": 0.0, "adapted": 1e-7, "standard": 3.0, "interpolated(0.5)": 2.0}
-    runs = [
-        folder(out / name, {flow: flow_data(bend=bend, seed=seed, saves=61) for flow, bend in bends.items()})
-        for seed, name in enumerate(("tanh", "gelu"))
-    ]
+    bends = {"straight": (0.0, 200), "adapted": (1e-7, 200), "standard": (3.0, 100), "interpolated(0.5)": (2.0, 100)}
+
+    def flows(seed):
+        shape = {"seed": seed, "classes": 10, "saves": 61}
+        return {flow: flow_data(bend=bend, samples=samples, **shape) for flow, (bend, samples) in bends.items()}
+
+    runs = [folder(out / name, flows(seed)) for seed, name in enumerate(("tanh", "gelu"))]
     return write_report([run.path for run in runs], out / "report.html")
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """The page of a run that was one: of logits with one-hot labels, which have no finite end."""
+    out = tmp_path_factory.mktemp("real") / "run"
+    words = ["data.name=wine", "data.samples=6", "model.widths=4", "saves=7", "loss=cross_entropy", "flows=standard"]
+    assert main(["run", *words, f"out={out}", "--quiet"]) == 0
+    return write_report([out])
 
 
 class Visit:
@@ -114,12 +126,24 @@ OVERLAPS = """kind => [...document.querySelectorAll(`figure svg.${kind}`)].flatM
 })"""
 
 
+@pytest.mark.parametrize("which", ["report", "real"])
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
-def test_words_in_figures_are_inside_and_apart(browser, report, width):
+def test_words_in_figures_are_inside_and_apart(browser, which, width, request):
     kind = "narrow" if width == PHONE else "wide"
-    with Visit(browser, report, width) as visit:
+    with Visit(browser, request.getfixturevalue(which), width) as visit:
         assert visit.page.evaluate(OUTSIDE, kind) == []
         assert visit.page.evaluate(OVERLAPS, kind) == []
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_page_of_a_real_run_is_silent_and_its_slider_moves(browser, real):
+    with Visit(browser, real, PHONE, "dark") as visit:
+        before = visit.places("narrow")
+        visit.page.get_by_label("Clock time").press("Home")
+        assert before
+        assert before != visit.places("narrow")
+        assert visit.said == []
+        assert visit.asked == [real.as_uri()]
 
 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
@@ -185,22 +209,25 @@ def test_the_theme_follows_the_system_and_its_button(browser, report):
         assert visit.page.locator("#cost-wide").is_visible()
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_download_is_a_picture_on_its_own(browser, report, tmp_path, name):
+def test_a_download_is_a_picture_on_its_own(browser, report, tmp_path):
     with Visit(browser, report, theme="dark") as visit:
-        with visit.page.expect_download() as download:
-            visit.page.locator(f"#{name} a.download").click()
-        assert download.value.suggested_filename == f"{name}.svg"
-        download.value.save_as(tmp_path / "picture.svg")
+        for name in FIGURES:
+            with visit.page.expect_download() as download:
+                visit.page.locator(f"#{name} a.download").click()
+            assert download.value.suggested_filename == f"{name}.svg"
+            download.value.save_as(tmp_path / f"{name}.svg")
         assert visit.said == []
-    text = (tmp_path / "picture.svg").read_text(encoding="utf-8")
-    root = ET.fromstring(text)
-    assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    assert "var(" not in text, "no variables of the page"
-    assert "#222222" in text, "the colours of paper, though the page is dark"
-    assert 'class="mark"' not in text
-    assert 'class="cursor"' not in text
-    with Visit(browser, tmp_path / "picture.svg") as visit:
+    for name in FIGURES:
+        text = (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
+        root = ET.fromstring(text)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert "var(" not in text, "no variables of the page"
+        assert "#222222" in text, "the colours of paper, though the page is dark"
+        assert 'class="mark"' not in text
+        assert 'class="cursor"' not in text
+    with Visit(browser, tmp_path / f"{FIGURES[0]}.svg") as visit:
+        for name in FIGURES[1:]:
+            visit.page.goto((tmp_path / f"{name}.svg").as_uri())
         assert visit.said == []
 
 
@@ -216,5 +243,5 @@ def test_a_request_and_an_error_would_be_seen(browser, report, tmp_path):
 
 
 def test_the_page_is_small(report):
-    """Two runs of four flows; pictures do not grow with the number of samples."""
+    """Two runs of the shapes of the default run; pictures do not grow with the number of samples."""
     assert report.stat().st_size < 4e6
