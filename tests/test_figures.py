@@ -314,6 +314,18 @@ def test_powers_of_ten_are_plain_characters():
 
 
 @pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("bend", [0.02, 0.5, 3.0])
+def test_the_plane_is_drawn_without_a_word_and_names_the_ends_inside(narrow, bend, caplog):
+    t = np.linspace(0, 1, 9)[:, None]
+    figure = output_plane({"a": np.hstack([t, bend * t * (1 - t)])}, (np.zeros(2), np.array([1.0, 0.0])), narrow=narrow)
+    figure.draw_without_rendering()
+    assert caplog.messages == [], "matplotlib logs limits that it cannot keep"
+    (ax,) = figure.axes
+    for text in ax.texts:
+        assert text.get_window_extent().y0 > ax.get_window_extent().y0, text.get_text()
+
+
+@pytest.mark.parametrize("narrow", [False, True])
 def test_many_names_leave_the_axes_their_height(narrow):
     t = np.linspace(0, 1, 3)
 

@@ -77,8 +77,10 @@ def draw_planes(planes: Sequence[Plane], *, styles: Styles = None, narrow: bool 
         across = "across the chord" if has_length else "second principal direction"
         ax.set_ylabel(f"{across}{', stretched' if stretched else ', same unit'}")
         ax.margins(0.06, 0.16)
-        low, high = ax.get_ylim() if heights.any() else (-0.05, 0.05)
-        ax.set_ylim(low - 0.12 * (high - low), high)  # for the names of the ends, above the labels of the axis
+        if heights.any():  # room for the names of the ends, above the labels of the axis
+            ax.update_datalim([(0.0, heights.min() - 0.15 * np.ptp(heights))])
+        else:
+            ax.set_ylim(-0.05, 0.05)
         ax.set_aspect("auto" if stretched else "equal", adjustable="datalim")
         note(ax, _shown(planes) if heights.any() else "No flow leaves the chord", narrow=narrow)
         legend(ax, narrow=narrow)
