@@ -331,6 +331,8 @@ def outputs_alone() -> dict:
 
 def test_a_damaged_file_is_named_at_the_top_and_the_rest_is_shown(tmp_path):
     run = folder(tmp_path / "run", outputs_alone())
+    for line in strides("standard", 3):
+        run.write_progress(line)
     run.seal()
     assert "is damaged" not in page_of(write_report([run.path])).text
     data, summary = run.path / "standard.nc", run.path / "summary.json"

@@ -146,11 +146,13 @@ def _read(run: Run, label: str, index: int, count: int) -> RunPage:
     missing: list[str] = []
     for flow in dict.fromkeys([*flows, *asked]):
         lines, name = [line for line in progress if line.get("flow") == flow], dataset_name(flow)
+        if f"{name}.nc" in damaged:
+            continue
         # A summary may name a flow whose dataset was damaged and is being made again.
-        if flow in flows and name in run.datasets and f"{name}.nc" not in damaged:
+        if flow in flows and name in run.datasets:
             series.append(Series(f"{flow}{ending}", flow, index, run.trajectory(flow), flows[flow], lines))
             continue
-        missing += [] if f"{name}.nc" in damaged else [flow]
+        missing.append(flow)
         minimum = 0.0 if config.get("loss") == "squared_error" else next((one.minimum for one in series), None)
         if samples := _num_samples(run, flow, damaged) if lines else None:
             summary = {"result": "not finished", "samples": samples, "stats": {"num_steps": lines[-1]["steps"]}}
