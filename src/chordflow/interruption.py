@@ -40,18 +40,21 @@ def on_request(say: Callable[[str], None]) -> Iterator[Request]:
         return
     inlet, outlet = socket.socketpair()
     outlet.setblocking(False)
+    # Who ignores one of them, as a shell does for what it runs in the background, goes on doing so.
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) not in (signal.SIG_IGN, None)]
 
     def listen() -> None:
         while received := inlet.recv(1):
+            if received[0] not in numbers:  # every signal that Python handles comes here
+                continue
             if request:
                 if sys.stdout.isatty():  # a live table hides the cursor
                     os.write(sys.stdout.fileno(), b"\x1b[?25h\n")
                 os._exit(128 + received[0])
             request.signal_number = received[0]
-            say("stopping at the next good moment; once more stops at once")
+            with contextlib.suppress(OSError):  # nobody may be reading any more
+                say("stopping at the next good moment; once more stops at once")
 
-    # Who ignores one of them, as a shell does for what it runs in the background, goes on doing so.
-    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     wakeup = signal.set_wakeup_fd(outlet.fileno(), warn_on_full_buffer=False)
     listener = threading.Thread(target=listen, daemon=True)
