@@ -66,12 +66,19 @@ def test_sha256sum_agrees_with_the_list(kept):
     listed = {line.split(": ")[0] for line in done.stdout.splitlines()}
     everything = {path.relative_to(kept.path).as_posix() for path in kept.path.rglob("*") if path.is_file()}
     assert listed == everything - {"SHA256SUMS", "summary.json"}, "all but what is replaced"
+    kept.write_progress(line(1))
+    kept.write_beside("verification.json", {"checks": []})
+    kept.seal()
+    sums = (kept.path / "SHA256SUMS").read_text()
+    assert all(f"  {name}\n" in sums for name in ("metrics.jsonl", "verification.json", "summary.json"))
+    assert kept.damage == []
 
 
 @pytest.mark.parametrize("how", ["truncated", "altered", "missing"])
 def test_each_damaged_file_is_named(kept, how):
     assert kept.damage == []
-    listed = [row.split("  ")[1] for row in (kept.path / "SHA256SUMS").read_text().splitlines()]
+    rows = (kept.path / "SHA256SUMS").read_text().splitlines()
+    listed = [row.split("  ")[1] for row in rows if not row.startswith("#")]
     assert {"config.toml", "environment.json", "segments/straight/000001.nc"} < set(listed)
     for name in listed:
         path = kept.path / name
@@ -88,10 +95,64 @@ def test_each_damaged_file_is_named(kept, how):
 
 def test_a_damaged_list_is_named_and_its_whole_lines_still_count(kept):
     path = kept.path / "SHA256SUMS"
-    path.write_text(path.read_text()[:-5])
+    whole = path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for damaged in (whole[:-5], b"\xff\xfe" + whole, whole[1:], *(whole[:end] for end in [0, *ends[:-1]])):
+        path.write_bytes(damaged)
+        assert kept.damage == [f"{path} is truncated or damaged"]
+    path.unlink()
+    assert kept.damage == [f"{path} is missing"]
+
+
+def test_an_altered_line_of_the_list_is_named(kept):
+    path = kept.path / "SHA256SUMS"
+    path.write_text(path.read_text().replace("environment.json", "environment.jso"))
     assert kept.damage[0] == f"{path} is truncated or damaged"
-    path.write_bytes(b"\xff\xfe" + path.read_bytes())
-    assert "damaged" in kept.damage[0]
+
+
+def test_a_list_without_the_sum_of_itself_is_that_of_format_2(kept):
+    path = kept.path / "SHA256SUMS"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    assert kept.damage == [f"{path} is truncated or damaged"]
+    (kept.path / "summary.json").write_text('{"format": 2}')
+    assert open_run(kept.path).damage == []
+    kept.of_flow("straight").keep(3, arrays(3), 4, segment(3))
+    assert "# " in path.read_text()
+    assert kept.damage == []
+
+
+def test_without_the_sum_of_the_configuration_nothing_made_with_it_counts(kept):
+    kept.write_dataset("adapted", segment(0))
+    path = kept.path / "SHA256SUMS"
+    path.write_text("".join(row for row in path.read_text().splitlines(True) if "config.toml" not in row))
+    kept.found({})
+    assert not kept.has("adapted")
+    assert kept.of_flow("straight").latest(LIKE)[0] is None
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "verification.json"])
+@pytest.mark.parametrize("how", ["truncated", "altered", "missing"])
+def test_in_a_finished_run_damage_of_what_changed_while_it_went_on_is_named(folder, name, how):
+    folder.write_progress(line(1))
+    folder.write_beside("verification.json", {"checks": []})
+    folder.seal()
+    path = folder.path / name
+    if how == "missing":
+        path.unlink()
+    else:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] if how == "truncated" else whole[:-2] + b" \n")
+    (text,) = folder.damage
+    assert str(path) in text
+
+
+def test_checks_are_kept_beside_a_run_that_goes_on_and_listed_at_its_end(folder):
+    with folder.locked():
+        folder.write_beside("verification.json", {"checks": []})
+        assert "verification.json" not in (folder.path / "SHA256SUMS").read_text()
+        folder.seal()
+    assert "verification.json" in (folder.path / "SHA256SUMS").read_text()
+    assert folder.damage == []
 
 
 # Checkpoints ---------------------------------------------------------------------------------------------------------
@@ -386,7 +447,7 @@ def test_without_a_good_checkpoint_the_flow_starts_again(stopped, whole):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["adapted.nc", "summary.json", "cost.svg", "environment.json"])
+@pytest.mark.parametrize("name", ["adapted.nc", "summary.json", "cost.svg", "environment.json", "metrics.jsonl"])
 def test_a_damaged_file_of_a_finished_run_is_set_aside_and_made_again(finished, whole, name):
     path = finished / name
     path.write_bytes(damaged := path.read_bytes()[:-9])

@@ -128,14 +128,13 @@ def _summary_is_whole(folder: record.Run) -> bool:
 
 def _examine(folder: record.Run, say: Say) -> set[str]:
     """Clear away what was not finished, name what is damaged and set it aside; names in the folder."""
-    folder.mend()
     damaged = folder.damaged()
     for line in folder.damage:
         say(line)
     if "config.toml" in damaged:
         raise record.RunError(f"{folder.path / 'config.toml'} is not what the run began with: restore it, or run anew")
-    if named := [name for name in damaged if "/" not in name]:
-        folder.set_aside(named)
+    folder.set_aside(name for name in damaged if "/" not in name)
+    folder.mend()
     return set(damaged)
 
 

@@ -79,3 +79,8 @@ def sha256(path: Path) -> str:
     """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of(content: bytes) -> str:
+    """SHA-256 of bytes, as :func:`sha256` of a file that holds them."""
+    return hashlib.sha256(content).hexdigest()

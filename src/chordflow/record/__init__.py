@@ -7,7 +7,10 @@
 ``metrics.jsonl``      how it goes, a JSON object a line for each stride of each flow, while the run goes on
 ``NAME.nc``            labelled arrays (netCDF 4), one file per flow; ``xarray.open_dataset`` reads them
 ``NAME.{png,svg}``     figures
-``SHA256SUMS``         sums of all files that stay as they are: ``sha256sum -c SHA256SUMS``
+``verification.json``  outcomes of ``chordflow verify`` on the problem of the run, if that was called
+``report.html``        the page of ``chordflow report``, if that was called; made again from the rest, so without a sum
+``*.damaged``          what ``chordflow resume`` found truncated or altered, and set aside
+``SHA256SUMS``         sums of all files that stay as they are, and of the list itself: ``sha256sum -c SHA256SUMS``
 ``segments/NAME/``     while a flow goes on: ``000000.nc``, ..., what was saved since the last segment, never changed
 ``checkpoints/NAME/``  while a flow goes on: its last two places, by orbax, from each of which it can go on
 =====================  ================================================================================================
@@ -19,10 +22,12 @@ A folder is a run folder once it has ``config.toml``, which is written first, so
 a finished one. Every file is replaced as a whole and is on disk before the next is written, the stream alone is
 appended to. What is not in ``SHA256SUMS`` does not count yet: segment, checkpoint and sums are written in this order,
 then a dataset, the summary and sums, so that a process killed between any two leaves what it had before. The run is
-finished once the summary itself is in the list. ``config.toml`` is locked (flock) by the process that writes.
-Reading executes nothing.
+finished once the summary itself is in the list, and with it what changed until then: metrics and verification.
+``config.toml`` is locked (flock) by the process that writes. Reading executes nothing.
 
-Format 1 had no more than configuration, summary, datasets and figures; it is read, but not resumed.
+In format 2 the list ended without its own sum, the comment in its last line, and metrics and verification were not in
+it; it is read, and resumed as format 3. Format 1 had no more than configuration, summary, datasets and figures; it is
+read, but not resumed.
 """
 
 from chordflow.record.datasets import dataset_name

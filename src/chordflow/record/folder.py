@@ -16,18 +16,23 @@ import numpy as np
 from chordflow.files import is_litter, remove_litter, replacing
 from chordflow.record.checkpoints import Progress
 from chordflow.record.datasets import DATASET_NAME, dataset_name, filled, nested, read_dataset, write_dataset
-from chordflow.record.errors import RunError, storing
+from chordflow.record.errors import RunError, RunningError, storing
 from chordflow.record.lock import is_locked, locked
+from chordflow.record.stream import NAME as STREAM
 from chordflow.record.stream import append, drop_torn_line, read_stream
 from chordflow.record.sums import NAME as SUMS
-from chordflow.record.sums import damage, list_sums, read_sums, sums_are_whole
+from chordflow.record.sums import damage, list_damage, list_sums, read_sums
 from chordflow.record.text import from_json, plain, read, to_toml
 
 if TYPE_CHECKING:
     import xarray
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout of a run folder, kept in ``summary.json``; a reader refuses a newer one."""
+FIRST = ("config.toml", "environment.json")
+"""What a run folder begins with, in this order; the list of sums comes next."""
+LISTED_LAST = ("summary.json", STREAM, "verification.json")
+"""What changes while a run goes on, and is in the list of sums once it is finished."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class Run:
 
     @property
     def format(self) -> int:
-        """Version of the layout; 1 is before there were checkpoints and sums."""
+        """Version of the layout; 1 had no checkpoints and no sums, 2 no sum of the list of sums itself."""
         path = self.path / "summary.json"
         return int(read(path, from_json).get("format", FORMAT)) if path.exists() else FORMAT
 
@@ -120,13 +125,24 @@ class Run:
     def damage(self) -> list[str]:
         """One line for each file that is missing or not as it was written; reads them all."""
         listed = [f"{self.path / name} {what}" for name, what in self.damaged().items()]
-        whole = sums_are_whole(self.path) or not (self.path / SUMS).exists()
-        return listed if whole else [f"{self.path / SUMS} is truncated or damaged", *listed]
+        what = self._list_damage()
+        return listed if what is None else [f"{self.path / SUMS} {what}", *listed]
+
+    def _list_damage(self) -> str | None:
+        try:
+            version = self.format
+        except RunError:  # the summary is damaged
+            version = FORMAT
+        there = {entry.name for entry in self.path.iterdir() if not is_litter(entry)}
+        if version == 1 or there <= set(FIRST):  # or it was killed as it was made
+            return None
+        return list_damage(self.path, bare=version == 2)
 
     def damaged(self) -> dict[str, str]:
         """What is wrong with which listed file, by its name in the folder."""
-        found = {name: damage(self.path, name, total) for name, total in read_sums(self.path).items()}
-        return {name: what for name, what in found.items() if what is not None}
+        found = {name: (total, damage(self.path, name, total)) for name, total in read_sums(self.path).items()}
+        now = read_sums(self.path)  # a run that goes on removes files that it first takes off the list
+        return {name: what for name, (total, what) in found.items() if what and now.get(name) == total}
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -233,11 +249,7 @@ class Run:
         values = plain({"format": FORMAT, **summary}, "")
         if "format" in summary:
             raise RunError("summary: the key 'format' is taken by the format number; choose another")
-        text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
-        if "summary.json" in read_sums(self.path):
-            list_sums(self.path, drop=lambda name: name == "summary.json")
-        with replacing(self.path / "summary.json") as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        self._replace("summary.json", values)
 
     def write_dataset(self, name: str, dataset: "xarray.Dataset") -> None:
         """Replace ``NAME.nc``. Equal datasets give equal bytes; dtypes and values are kept, numbers under a checksum.
@@ -263,18 +275,37 @@ class Run:
         return f"{name}.nc" in read_sums(self.path)
 
     def found(self, environment: Mapping[str, Any]) -> None:
-        """Write what a process that was killed as it made the folder did not come to."""
-        names = ("config.toml", "environment.json")
-        if not (self.path / names[1]).exists():
-            text = json.dumps(plain(environment, ""), indent=2, ensure_ascii=False, allow_nan=False)
-            with replacing(self.path / names[1]) as temporary:
-                temporary.write_text(text + "\n", encoding="utf-8")
-        if not read_sums(self.path).keys() >= set(names):
-            list_sums(self.path, [self.path / name for name in names])
+        """Write what a process that was killed as it made the folder did not come to.
+
+        Where the sum of the configuration is lost, nothing that was made with it counts.
+        """
+        listed = read_sums(self.path).keys()
+        if not (self.path / FIRST[1]).exists():
+            self._replace(FIRST[1], plain(environment, ""))
+        if not listed >= set(FIRST):
+            list_sums(self.path, [self.path / name for name in FIRST], lambda _: FIRST[0] not in listed)
+
+    def _replace(self, name: str, values: Any) -> None:
+        """Replace a file of JSON, which is not in the list of sums from here on: killed at any moment it is whole."""
+        text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+        if name in read_sums(self.path):
+            list_sums(self.path, drop=lambda listed: listed == name)
+        with replacing(self.path / name) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
 
     def seal(self, *paths: Path) -> None:
-        """Say that the run is finished: list the sums of the summary, and of other files that stay as they are."""
-        list_sums(self.path, [self.path / "summary.json", *paths])
+        """Say that the run is finished: list the sums of what changed until now, and of other files that stay."""
+        list_sums(self.path, [*(path for path in map(self.path.joinpath, LISTED_LAST) if path.exists()), *paths])
+
+    def write_beside(self, name: str, values: Mapping[str, Any]) -> None:
+        """Replace a file of JSON that another command than the run's makes; a run that goes on lists it at its end."""
+        content = plain(values, "")
+        try:
+            with locked(self.path):
+                self._replace(name, content)
+                list_sums(self.path, [self.path / name])
+        except RunningError:
+            self._replace(name, content)
 
     def write_progress(self, values: Mapping[str, Any]) -> None:
         """Append one line to the stream of metrics."""
@@ -285,10 +316,12 @@ class Run:
         return Progress(self.path, flow)
 
     def set_aside(self, names: Iterable[str]) -> None:
-        """Give damaged files the suffix ``.damaged``, so that others take their place, and take them off the list."""
+        """Give damaged files the suffix ``.damaged``, so that others take their place, and take them off the list.
+
+        What changes while a run goes on is taken off, too: without its summary in the list it is not finished.
+        """
         names = set(names)
-        # Without its summary in the list the run is not finished.
-        list_sums(self.path, drop=lambda name: name in names or name == "summary.json")
+        list_sums(self.path, drop=lambda name: name in names or name in LISTED_LAST)
         for path in (self.path / name for name in names):
             if path.exists():
                 os.replace(path, path.with_name(f"{path.name}.damaged"))

@@ -1,13 +1,11 @@
 """Outcomes of a verification kept in a run folder, beside the run whose problem they are about."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from chordflow.files import replacing
-from chordflow.record import RunError
-from chordflow.record.text import from_json, plain
+from chordflow.record import Run, RunError
+from chordflow.record.text import from_json
 from chordflow.verification.registry import Check, Outcome
 
 NAME, FORMAT = "verification.json", 1
@@ -22,7 +20,7 @@ class Kept:
 
 
 def keep(folder: Path, checks: Sequence[Check], samples: int) -> Path:
-    """Replace ``verification.json`` in a run folder; floats keep every bit.
+    """Replace ``verification.json`` in a run folder and list its sum; floats keep every bit.
 
     Raises
     ------
@@ -30,11 +28,9 @@ def keep(folder: Path, checks: Sequence[Check], samples: int) -> Path:
         If the folder cannot be written.
     """
     entries = [{**asdict(check), "outcome": str(check.outcome)} for check in checks]
-    text = json.dumps(plain({"format": FORMAT, "samples": samples, "checks": entries}, ""), indent=2, allow_nan=False)
     path = folder / NAME
     try:
-        with replacing(path) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        Run(folder).write_beside(NAME, {"format": FORMAT, "samples": samples, "checks": entries})
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error.strerror}): the checks were not kept") from error
     return path
@@ -51,7 +47,8 @@ def read_kept(folder: Path) -> Kept | None:
     Examples
     --------
     >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
+    >>> from chordflow.record import create
+    >>> folder = create(tempfile.mkdtemp(), {"seed": 0}).path
     >>> check = Check("name", "1 + 1 = 2", "0.1", Outcome.HOLDS, 2.0, 2.0, 0.0, 1e-15, "rounding")
     >>> _ = keep(folder, [check], 20)
     >>> read_kept(folder).checks == (check,)
