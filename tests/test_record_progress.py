@@ -231,7 +231,7 @@ def test_removing_leaves_nothing_of_the_flow_and_all_of_others(kept):
 
 
 def line(steps, **more):
-    return {"flow": "straight", "steps": steps, "cost": 1 / 3, "s": float("inf"), **more}
+    return {"flow": "straight", "steps": steps, "cost": 1 / 3, "s": float("inf"), "seconds": steps / 3, **more}
 
 
 def test_the_stream_keeps_the_last_line_of_a_step_and_leaves_out_a_torn_one(folder):
@@ -251,6 +251,20 @@ def test_the_stream_keeps_the_last_line_of_a_step_and_leaves_out_a_torn_one(fold
     folder.mend()
     folder.write_progress(line(4))
     assert [e["steps"] for e in folder.progress] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("ends", [(5, 9), (6, 8), (7, 12)], ids=str)
+def test_what_was_done_again_after_a_kill_is_noted_once(folder, ends):
+    """Killed at 7 steps, with a checkpoint at 4; strides end elsewhere than before, on a machine that is faster now."""
+    for steps in (2, 4, 6, 7):
+        folder.write_progress(line(steps, seconds=2.0 * steps))
+    for steps in ends:
+        folder.write_progress(line(steps, seconds=8.0 + (steps - 4) / 2))
+    steps, seconds = ([entry[key] for entry in folder.progress] for key in ("steps", "seconds"))
+    assert steps == [2, 4, *ends]
+    assert seconds == sorted(seconds)
+    folder.write_progress(line(1, seconds=0.5))  # without a checkpoint, from the start
+    assert [entry["steps"] for entry in folder.progress] == [1]
 
 
 def test_a_damaged_line_in_the_middle_is_named(folder):

@@ -44,7 +44,10 @@ def drop_torn_line(folder: Path) -> None:
 
 
 def read_stream(folder: Path) -> list[dict[str, Any]]:
-    """All lines in the order of flows and steps; a resumed run repeats steps, and the last line of a step counts.
+    """All lines in the order of flows and steps, without those of what was done again after a kill.
+
+    A resumed flow goes back to its checkpoint: what was noted behind it is left out where a later line has no more
+    steps, or fewer seconds, so that both increase.
 
     Raises
     ------
@@ -55,11 +58,14 @@ def read_stream(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     *lines, _torn = path.read_bytes().split(b"\n")
-    entries: dict[str, dict[int, dict[str, Any]]] = {}
+    flows: dict[str, list[dict[str, Any]]] = {}
     for number, line in enumerate(lines, start=1):
         try:
             entry = from_json(line.decode())
-            entries.setdefault(entry["flow"], {})[int(entry["steps"])] = entry
+            kept = flows.setdefault(entry["flow"], [])
+            while kept and (kept[-1]["steps"] >= entry["steps"] or kept[-1]["seconds"] > entry["seconds"]):
+                kept.pop()
+            kept.append(entry)
         except (ValueError, TypeError, KeyError, RecursionError):
             raise RunError(f"{path} is damaged in line {number}: remove that line") from None
-    return [steps[key] for steps in entries.values() for key in sorted(steps)]
+    return [entry for kept in flows.values() for entry in kept]
