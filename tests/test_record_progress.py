@@ -1,6 +1,8 @@
 """What a run folder holds while a run goes on: stream, segments, checkpoints, sums, lock; and what damage does."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import pytest
 import xarray
 
 import chordflow as cf
+from chordflow.cli import main
 from chordflow.config import load_config
 from chordflow.experiment import resume, run
 from chordflow.files import remove_litter, replacing
@@ -364,6 +367,7 @@ def test_litter_of_a_killed_process_is_removed_and_nothing_else(tmp_path):
 
 def test_a_refusal_of_the_disk_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
+    (tmp_path / "config.toml").write_text("")
     with (
         pytest.raises(StorageError, match=r"file/x cannot be written \(Not a directory\): move away the file") as error,
         storing(tmp_path),
@@ -371,6 +375,28 @@ def test_a_refusal_of_the_disk_is_one_line(tmp_path):
         (tmp_path / "file" / "x").mkdir(parents=True)
     assert "\n" not in str(error.value)
     assert f"`chordflow resume {tmp_path}` goes on" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["write", "fsync", "replace"])
+def test_a_full_disk_names_the_file_though_the_system_does_not(folder, monkeypatch, name):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write():
+        with folder.locked():
+            folder.write_progress(line(1))
+            folder.write_summary({})
+
+    monkeypatch.setattr(os, name, full)
+    with pytest.raises(StorageError, match=r"(jsonl|json) cannot be written \(No space left.*\): free some space"):
+        write()
+
+
+def test_what_is_not_of_the_folder_is_not_said_to_be(folder):
+    """A pipe that nobody reads, and a file of the user's own."""
+    for error in (BrokenPipeError(errno.EPIPE, "Broken pipe"), FileNotFoundError(errno.ENOENT, "none", "data.npz")):
+        with pytest.raises(type(error)), folder.locked():
+            raise error
 
 
 # Resume, in this process ---------------------------------------------------------------------------------------------
@@ -522,6 +548,36 @@ def test_a_folder_of_another_command_is_not_resumed(tmp_path):
     said = []
     resume(folder.path, say=said.append)
     assert said == [f"run folder {folder.path} is finished"]
+
+
+@pytest.fixture
+def sealed(folder):
+    """A finished run of which a flow ended early."""
+    folder.write_summary({"flows": {"straight": {"result": "step_limit"}}})
+    folder.seal()
+    return folder.path
+
+
+def test_a_finished_run_is_left_with_status_0_whatever_its_flows_came_to(sealed, capsys):
+    assert main(["resume", str(sealed)]) == 0
+    assert capsys.readouterr().out == f"run folder {sealed} is finished\n"
+
+
+def test_a_folder_that_is_refused_does_not_keep_others_from_going_on(sealed, tmp_path, capsys):
+    assert main(["resume", str(tmp_path / "nowhere"), str(sealed), str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert said.out == f"run folder {sealed} is finished\n"
+    assert [row.count("chordflow: ") for row in said.err.splitlines()] == [1, 1]
+
+
+def test_printing_where_nobody_reads_is_said_to_be_that(sealed):
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-m", "chordflow", "resume", str(sealed)]
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.returncode == 141
+    assert done.stderr == "chordflow: stopped: nobody reads what it prints any more\n"
 
 
 def test_a_request_stops_after_a_checkpoint():

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from chordflow.extras import MissingExtraError
-from chordflow.watch import SHOWN, JsonLines, LiveTable, PlainLines, TensorBoard, WeightsAndBiases
+from chordflow.watch import SHOWN, Isolated, JsonLines, LiveTable, PlainLines, TensorBoard, WeightsAndBiases
 
 START = {"event": "start", "folder": "runs/a", "flows": ["straight", "standard"], "left_out": {}}
 FLOW = {"event": "flow", "flow": "straight", "samples": 4, "n": 40, "K": 9, "variable": "t", "t1": 1.0}
@@ -185,6 +185,27 @@ def test_weights_and_biases_keeps_a_run_without_a_network(tmp_path, monkeypatch)
     watcher.close()
     (log,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     assert b"straight/cost" in log.read_bytes()
+
+
+def test_a_sink_that_fails_is_told_in_one_line_and_hears_no_more(capsys):
+    class Sink:
+        heard = 0
+
+        def __call__(self, event):
+            self.heard += 1
+            raise ConnectionError("no route\nto the host")
+
+        def close(self):
+            raise OSError
+
+    sink = Sink()
+    isolated = Isolated(sink)
+    for event in (START, FLOW):
+        isolated(event)
+    assert sink.heard == 1
+    assert capsys.readouterr().err == "chordflow: Sink failed (no route): the run goes on without it\n"
+    isolated.close()
+    assert capsys.readouterr().err == "chordflow: Sink failed (OSError): the run goes on without it\n"
 
 
 @pytest.mark.parametrize(("kind", "module"), [(TensorBoard, "tensorboardX"), (WeightsAndBiases, "wandb")])

@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 EPILOG_RUN = """examples:
@@ -59,6 +59,8 @@ keys: {keys}
 Seconds are wall-clock without compilation: compare them with one another, not with other machines.
 """
 VERIFY_SAMPLES = 20
+MISTAKES = (ValueError, MemoryError, ImportError)
+"""What is told in one line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,20 +74,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.append(here)  # model.name = mymodule:network is looked for here too, as with `python -m`
     import jax
 
-    from chordflow.record import StorageError
-
     # Flows need float64, and this process is ours: the library itself changes no flag.
     jax.config.update("jax_enable_x64", True)
     try:
         return arguments.command(arguments)
-    except (ValueError, MemoryError, ImportError) as error:
-        if arguments.traceback:
-            raise
-        print(f"chordflow: {str(error).splitlines()[0] if str(error) else type(error).__name__}", file=sys.stderr)
-        return 1 if isinstance(error, StorageError) else 2
+    except MISTAKES as error:
+        return _told(error, arguments)
+    except BrokenPipeError:
+        # As after `| head`: what is still in the buffer would be refused once more as the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("chordflow: stopped: nobody reads what it prints any more", file=sys.stderr)
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt as stop:
         print(f"chordflow: {stop if str(stop) else 'stopped'}", file=sys.stderr)
         return 128 + getattr(stop, "signal_number", signal.SIGINT)
+
+
+def _told(error: Exception, arguments: argparse.Namespace) -> int:
+    """The exit status of a mistake, which is told in one line."""
+    from chordflow.record import StorageError
+
+    if arguments.traceback:
+        raise error
+    print(f"chordflow: {str(error).splitlines()[0] if str(error) else type(error).__name__}", file=sys.stderr)
+    return 1 if isinstance(error, StorageError) else 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -157,9 +169,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from chordflow.config import load_config
 
     config = load_config(*_sorted(arguments.words))
-    with _watched(arguments) as (say, watchers):
-        path = experiment.run(config, say=say, watchers=watchers, overwrite=arguments.overwrite)
-    return _outcome(path)
+    with _watched(arguments) as (say, watchers, ended):
+        experiment.run(config, say=say, watchers=watchers, overwrite=arguments.overwrite)
+    return _outcome(ended)
 
 
 def _resume(arguments: argparse.Namespace) -> int:
@@ -167,17 +179,17 @@ def _resume(arguments: argparse.Namespace) -> int:
 
     outcomes = []
     for word in arguments.words:
-        with _watched(arguments) as (say, watchers):
-            path = experiment.resume(word, say=say, watchers=watchers)
-        outcomes.append(_outcome(path))
+        try:
+            with _watched(arguments) as (say, watchers, ended):
+                experiment.resume(word, say=say, watchers=watchers)
+            outcomes.append(_outcome(ended))
+        except MISTAKES as error:  # one folder does not keep the others from going on
+            outcomes.append(_told(error, arguments))
     return max(outcomes)
 
 
-def _outcome(path: Any) -> int:
-    """1, and a line that says so, if a flow of a finished run ended early."""
-    from chordflow import record
-
-    results = {name: flow["result"] for name, flow in record.open_run(path).summary.get("flows", {}).items()}
+def _outcome(results: Mapping[str, str]) -> int:
+    """1, and a line that says so, if a flow that came to its end now ended early; by name of the flow."""
     failed = [f"{name} ({result})" for name, result in results.items() if result != "successful"]
     if failed:
         print(f"chordflow: ended early: {', '.join(failed)}; what was reached is kept", file=sys.stderr)
@@ -185,16 +197,16 @@ def _outcome(path: Any) -> int:
 
 
 @contextlib.contextmanager
-def _watched(arguments: argparse.Namespace) -> Iterator[tuple[Any, list[Any]]]:
-    """What prints the lines of a run, and what follows its events."""
+def _watched(arguments: argparse.Namespace) -> Iterator[tuple[Any, list[Any], dict[str, str]]]:
+    """What prints the lines of a run, what follows its events, and the results by flow, once there are some."""
     from chordflow import watch
 
-    say, watchers = _voice(arguments), []
+    say, watchers, ended = _voice(arguments), [], {}
     try:
         if arguments.tensorboard is not None:
-            watchers.append(watch.TensorBoard(arguments.tensorboard))
+            watchers.append(watch.Isolated(watch.TensorBoard(arguments.tensorboard)))
         if arguments.wandb is not None:
-            watchers.append(watch.WeightsAndBiases(arguments.wandb))
+            watchers.append(watch.Isolated(watch.WeightsAndBiases(arguments.wandb)))
         if arguments.json:
             watchers.append(watch.JsonLines())
         elif not arguments.quiet:
@@ -203,7 +215,7 @@ def _watched(arguments: argparse.Namespace) -> Iterator[tuple[Any, list[Any]]]:
                 say = table.say
             else:
                 watchers.append(watch.PlainLines(say))
-        yield say, watchers
+        yield say, [*watchers, lambda event: ended.update(event.get("results", {}))], ended
     finally:
         for watcher in reversed(watchers):
             watcher.close()

@@ -31,25 +31,45 @@ def replacing(path: Path) -> Iterator[Path]:
     # Hidden and in the same folder: no reader lists it, and os.replace cannot cross file systems.
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        yield temporary
-        for inner in sorted(temporary.rglob("*"), reverse=True) if temporary.is_dir() else ():
-            sync(inner)
-        sync(temporary)
-        os.replace(temporary, path)
-        sync(path.parent)
+        with naming(path):
+            yield temporary
+            for inner in sorted(temporary.rglob("*"), reverse=True) if temporary.is_dir() else ():
+                sync(inner)
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in an error of the system that names none, as that of a write to a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, unless they are there; their names are on disk when this returns."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)
 
 
 def remove_litter(folder: Path) -> None:

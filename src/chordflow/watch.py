@@ -199,6 +199,37 @@ class LiveTable:
         ]
 
 
+class Isolated:
+    """A sink whose failure does not end the run: it is told in one line, and the sink hears no more.
+
+    Parameters
+    ----------
+    sink
+        What follows events, and is closed at the end.
+    """
+
+    def __init__(self, sink: Any):
+        self._sink, self._hears = sink, True
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Hand an event on."""
+        if self._hears:
+            self._try(self._sink, event)
+
+    def close(self) -> None:
+        """Close the sink."""
+        self._try(self._sink.close)
+
+    def _try(self, call: Callable[..., object], *arguments: Any) -> None:
+        try:
+            call(*arguments)
+        except Exception as error:  # of another library, over a network: it may raise anything
+            self._hears = False
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            name = type(self._sink).__name__
+            print(f"chordflow: {name} failed ({reason}): the run goes on without it", file=sys.stderr, flush=True)
+
+
 class TensorBoard:
     """Scalars of each flow over its steps, for ``tensorboard --logdir FOLDER``, by tensorboardX.
 

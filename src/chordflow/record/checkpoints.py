@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from chordflow.extras import load_extra
-from chordflow.files import replacing
+from chordflow.files import make_folder, replacing
 from chordflow.record.datasets import dataset_name, read_dataset, write_dataset
 from chordflow.record.errors import first_line
 from chordflow.record.sums import list_sums, read_sums
@@ -77,10 +77,10 @@ class Progress(NamedTuple):
         """
         added = []
         if segment is not None:
-            self.segments.mkdir(parents=True, exist_ok=True)
+            make_folder(self.segments)
             added.append(self.segments / f"{num_segments - 1:06d}.nc")
             write_dataset(added[0], segment)
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        make_folder(self.checkpoints)
         target = self.checkpoints / f"{number:06d}"
         if target.exists():  # left by a run that was killed before its sums were written
             shutil.rmtree(target)

@@ -37,7 +37,9 @@ _REMEDIES = {
 
 @contextmanager
 def storing(folder: Path) -> Iterator[None]:
-    """Make one line of what the disk refuses inside the block.
+    """Make one line of what the disk refuses inside the block: of an error that names a file in the folder.
+
+    Others are none of the folder's: of what prints, of what follows the run, of the user's own functions.
 
     Raises
     ------
@@ -50,12 +52,16 @@ def storing(folder: Path) -> Iterator[None]:
     ...     raise OSError(errno.ENOSPC, "No space left on device", "runs/a/summary.json")
     Traceback (most recent call last):
     chordflow.record.errors.StorageError: runs/a/summary.json cannot be written (No space left on device): free some \
-space, then `chordflow resume runs/a` goes on
+space, then do it again
     """
     try:
         yield
     except OSError as error:
-        where = error.filename or folder
+        where = error.filename
+        if not isinstance(where, str | Path) or not Path(where).absolute().is_relative_to(folder.absolute()):
+            raise
         remedy = _REMEDIES.get(error.errno or 0, "see to it")
-        line = f"{where} cannot be written ({first_line(error)}): {remedy}, then `chordflow resume {folder}` goes on"
+        goes_on = (folder / "config.toml").exists()  # what a failure takes away does not
+        way_on = f"`chordflow resume {folder}` goes on" if goes_on else "do it again"
+        line = f"{where} cannot be written ({first_line(error)}): {remedy}, then {way_on}"
         raise StorageError(line) from error

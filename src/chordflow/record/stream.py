@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from chordflow.files import naming, sync
 from chordflow.record.errors import RunError
 from chordflow.record.text import from_json, plain
 
@@ -25,14 +26,19 @@ def as_line(values: Mapping[str, Any]) -> str:
 
 def append(folder: Path, values: Mapping[str, Any]) -> None:
     """Add a line; it is on disk when this returns."""
-    descriptor = os.open(folder / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    path = folder / NAME
+    is_new = not path.exists()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
-        line = memoryview(as_line(values).encode())
-        while line:
-            line = line[os.write(descriptor, line) :]
-        os.fsync(descriptor)
+        with naming(path):
+            line = memoryview(as_line(values).encode())
+            while line:
+                line = line[os.write(descriptor, line) :]
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    if is_new:
+        sync(folder)
 
 
 def drop_torn_line(folder: Path) -> None:
@@ -41,6 +47,7 @@ def drop_torn_line(folder: Path) -> None:
     if path.is_file():
         data = path.read_bytes()
         os.truncate(path, data.rfind(b"\n") + 1)
+        sync(path)
 
 
 def read_stream(folder: Path) -> list[dict[str, Any]]:
