@@ -1,5 +1,6 @@
 """`chordflow gram`: the matrix it keeps against dense Jacobians, its spectrum, its labels, and its users' mistakes."""
 
+import errno
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ import chordflow as cf
 from chordflow import kernel_run
 from chordflow.cli import main
 from chordflow.config import load_config
+from chordflow.files import naming
 from chordflow.setting import Setting
 
 SMALL = ["data.samples=6", "model.widths=12"]
@@ -134,6 +136,31 @@ def test_a_taken_folder_is_refused_and_stays_as_it_is(kept, capsys):
     assert main(["gram", *SMALL, f"out={kept}"]) == 2
     assert "exists and is not empty" in capsys.readouterr().err
     assert sorted((p.name, p.stat().st_mtime_ns) for p in kept.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "free some space, then do it again\n"),
+        (ValueError("not finite"), 2, "chordflow: not finite\n"),
+    ],
+    ids=["disk", "mistake"],
+)
+def test_the_folder_is_held_meanwhile_and_a_failure_takes_it_away(capsys, tmp_path, monkeypatch, error, status, text):
+    states, out = [], tmp_path / "runs" / "r"
+
+    def fail(path, dataset):
+        states.append(cf.open_run(out).state)
+        with naming(path):
+            raise error
+
+    monkeypatch.setattr("chordflow.record.folder.write_dataset", fail)
+    assert main(["gram", "--quiet", *SMALL, f"out={out}"]) == status
+    said = capsys.readouterr().err
+    assert said.endswith(text)
+    assert said.count("\n") == 1
+    assert states == ["running"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_help_shows_an_example(capsys):

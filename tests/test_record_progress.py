@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import xarray
 import chordflow as cf
 from chordflow.cli import main
 from chordflow.config import load_config
-from chordflow.experiment import resume, run
+from chordflow.experiment import _default_out, resume, run
 from chordflow.files import remove_litter, replacing
 from chordflow.interruption import Stopped
 from chordflow.record import FORMAT, RunError, RunningError, StorageError, create, open_run, remove_run
@@ -397,6 +398,43 @@ def test_what_is_not_of_the_folder_is_not_said_to_be(folder):
     for error in (BrokenPipeError(errno.EPIPE, "Broken pipe"), FileNotFoundError(errno.ENOENT, "none", "data.npz")):
         with pytest.raises(type(error)), folder.locked():
             raise error
+
+
+# Making and removing -------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_held_from_its_first_file_on_until_the_run_ends(tmp_path, monkeypatch):
+    """What builds the problem takes seconds, in which the folder must not look stopped."""
+    states, path = [], tmp_path / "run"
+
+    def build(config):
+        states.append(open_run(path).state)
+        with pytest.raises(RunningError):
+            resume(path)
+        (path / "segments").mkdir()  # what goes away may hold folders
+        raise ValueError("a mistake")
+
+    monkeypatch.setattr("chordflow.experiment.Setting.build", build)
+    with pytest.raises(ValueError, match="a mistake"):
+        run(load_config(None, [f"out={path}"]))
+    assert states == ["running"]
+    assert not path.exists()
+
+
+def test_two_runs_that_begin_at_once_get_two_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config(None, ["data.samples=2"])
+    monkeypatch.setattr("time.strftime", lambda form: "now")
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: _default_out(config.data.name), range(8)))
+    assert sorted(path.name for path in made) == sorted(["digits-now", *(f"digits-now-{i}" for i in range(2, 9))])
+
+
+def test_what_a_run_set_aside_or_did_not_come_to_list_is_removed_with_it(folder):
+    for name in ("cost.png", "spectrum-straight.svg", "environment.json.damaged", "straight.nc.damaged", "gram.nc"):
+        (folder.path / name).write_text("half")
+    remove_run(folder.path)
+    assert list(folder.path.iterdir()) == []
 
 
 # Resume, in this process ---------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """A run from its configuration: build the objects, integrate the flows, compare with the theory, keep everything."""
 
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,10 +54,10 @@ def run(config: Config, *, say: Say = print, watchers: Collection[Watcher] = (),
     if overwrite and config.out is not None:
         Setting.build(config)  # a mistake does not cost the old run
         record.remove_run(config.out)
-    with _new_folder(config) as folder:
-        setting = Setting.build(config)
-        plans = _plans(setting)
-    with folder.locked():
+    with new_folder(config, config.data.name, "run") as (folder, undone):
+        with undone:
+            setting = Setting.build(config)
+            plans = _plans(setting)
         say(f"run folder {folder.path}")
         return _Run(folder, setting, plans, saves_of(setting), say, watchers).go()
 
@@ -245,34 +245,44 @@ class _Run(NamedTuple):
             watcher({"event": event, **what})
 
 
-def make_folder(config: Config, name: str, command: str) -> record.Run:
-    """The folder ``out`` of a configuration, or ``runs/NAME-TIME`` where it names none."""
-    return _created(config, config.out or _default_out(name), command)
+@contextmanager
+def new_folder(config: Config, name: str, command: str) -> Iterator[tuple[record.Run, AbstractContextManager[None]]]:
+    """The folder ``out`` of a configuration, or ``runs/NAME-TIME`` where it names none, held while the block runs.
+
+    Inside the context that comes with it, a failure takes the folder away again, with the folders made for it.
+    """
+    if config.out is None:
+        made = [] if Path("runs").exists() else [Path("runs")]
+        path = _default_out(name)
+        made = [path, *made]
+    else:
+        path = Path(config.out).expanduser()
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    with record.creating(path, config.to_dict(), {"command": command, **environment.describe(config.seed)}) as folder:
+        yield folder, _undone(folder, made)
 
 
-def _created(config: Config, out: str, command: str) -> record.Run:
-    return record.create(out, config.to_dict(), {"command": command, **environment.describe(config.seed)})
-
-
-def _default_out(name: str) -> str:
-    """``runs/NAME-TIME``, where nothing is yet: two runs within a second get different ones."""
-    out = f"runs/{record.dataset_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    taken = (out, *(f"{out}-{i}" for i in range(2, 1000)))
-    return next(path for path in taken if not Path(path).exists())
+def _default_out(name: str) -> Path:
+    """``runs/NAME-TIME``, made here: two runs within a second get different ones, even if they begin at once."""
+    out = Path(f"runs/{record.dataset_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}")
+    for path in (out, *(out.with_name(f"{out.name}-{i}") for i in range(2, 1000))):
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:
+            pass  # told by who makes the run
+        return path
+    raise record.RunError(f"{out} is taken, and so are 998 names after it: give another path, out=...")
 
 
 @contextmanager
-def _new_folder(config: Config) -> Iterator[record.Run]:
-    """The folder of a new run, which vanishes, with the folders made for it, if the block raises."""
-    out = config.out or _default_out(config.data.name)
-    path = Path(out).expanduser()
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    folder = _created(config, out, "run")
+def _undone(folder: record.Run, made: Sequence[Path]) -> Iterator[None]:
     try:
-        yield folder
+        yield
     except BaseException:
-        for entry in path.iterdir():
-            entry.unlink()
-        for missing in made:
-            missing.rmdir()
+        record.clear(folder)
+        with suppress(OSError):  # somebody put something there
+            for path in made:
+                path.rmdir()
         raise

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from chordflow.config import Config
-from chordflow.experiment import Say, make_folder
+from chordflow.experiment import Say, new_folder
 from chordflow.extras import load_extra
 from chordflow.kernel import GramPlan, gram_plan, gram_rows
 from chordflow.memory import require_memory
@@ -95,6 +95,8 @@ def run(config: Config, *, say: Say = print, progress: bool = False) -> Path:
     ------
     MemoryError
         Before there is a folder or an array, if the matrix and its eigendecomposition do not fit.
+    StorageError
+        The folder cannot be written, such as on a full disk; as after any other failure it is taken away again.
     """
     setting = Setting.build(config)
     inputs, targets = setting.dataset.inputs, setting.dataset.targets
@@ -105,25 +107,25 @@ def run(config: Config, *, say: Say = print, progress: bool = False) -> Path:
     rows = max(1, min(num_samples, PIECE_BYTES // (size // num_samples)))
     piece = gram_plan(setting.apply, setting.params, inputs[:rows], inputs)
     require_memory(size + piece.peak_bytes, f"the Gram matrix of n = {n} outputs", "use fewer data.samples")
-    folder = make_folder(config, f"{setting.dataset.name}-gram", "gram")
-    say(f"run folder {folder.path}")
-    say(f"{setting.dataset.name}: {num_samples} samples, n = {n}, K = {num_params}")
-    say(piece.explain())
-    start = time.perf_counter()
-    gram = _in_pieces(setting, n, rows, progress=progress)
-    seconds = time.perf_counter() - start
-    say(f"Gram matrix ({n} x {n}, {size / 2**20:.3g} MiB) in {seconds:.1f} s")
-    if not np.isfinite(gram.sum()):
-        raise ValueError(
-            "the Jacobian at the initial parameters is not finite: use another model, seed or data scaling"
-        )
-    spectrum = Spectrum.of(gram, num_params, config.eps)
-    for line in spectrum.lines():
-        say(line)
-    folder.write_dataset("gram", _dataset(setting, gram, spectrum, seconds))
-    folder.write_summary({"gram": _summary(n, num_params, num_samples, spectrum, piece)})
-    folder.seal()
-    say(f"config, summary and gram.nc: {folder.path}")
+    with new_folder(config, f"{setting.dataset.name}-gram", "gram") as (folder, undone), undone:
+        say(f"run folder {folder.path}")
+        say(f"{setting.dataset.name}: {num_samples} samples, n = {n}, K = {num_params}")
+        say(piece.explain())
+        start = time.perf_counter()
+        gram = _in_pieces(setting, n, rows, progress=progress)
+        seconds = time.perf_counter() - start
+        say(f"Gram matrix ({n} x {n}, {size / 2**20:.3g} MiB) in {seconds:.1f} s")
+        if not np.isfinite(gram.sum()):
+            raise ValueError(
+                "the Jacobian at the initial parameters is not finite: use another model, seed or data scaling"
+            )
+        spectrum = Spectrum.of(gram, num_params, config.eps)
+        for line in spectrum.lines():
+            say(line)
+        folder.write_dataset("gram", _dataset(setting, gram, spectrum, seconds))
+        folder.write_summary({"gram": _summary(n, num_params, num_samples, spectrum, piece)})
+        folder.seal()
+        say(f"config, summary and gram.nc: {folder.path}")
     return folder.path
 
 

@@ -32,7 +32,7 @@ read, but not resumed.
 
 from chordflow.record.datasets import dataset_name
 from chordflow.record.errors import RunError, RunningError, StorageError
-from chordflow.record.folder import FORMAT, Run, create, open_run, remove_run
+from chordflow.record.folder import FORMAT, Run, clear, create, creating, open_run, remove_run
 from chordflow.record.stream import as_line
 from chordflow.record.text import to_toml
 
@@ -43,7 +43,9 @@ __all__ = [
     "RunningError",
     "StorageError",
     "as_line",
+    "clear",
     "create",
+    "creating",
     "dataset_name",
     "open_run",
     "remove_run",

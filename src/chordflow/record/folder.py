@@ -5,7 +5,7 @@ import os
 import shutil
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chordflow.files import is_litter, remove_litter, replacing
+from chordflow.files import is_litter, make_folder, remove_litter, replacing, sync
 from chordflow.record.checkpoints import Progress
 from chordflow.record.datasets import DATASET_NAME, dataset_name, filled, nested, read_dataset, write_dataset
 from chordflow.record.errors import RunError, RunningError, storing
@@ -31,6 +31,9 @@ FORMAT = 3
 """Version of the layout of a run folder, kept in ``summary.json``; a reader refuses a newer one."""
 FIRST = ("config.toml", "environment.json")
 """What a run folder begins with, in this order; the list of sums comes next."""
+KINDS = ("png", "svg")
+"""Of figures."""
+DAMAGED = ".damaged"
 LISTED_LAST = ("summary.json", STREAM, "verification.json")
 """What changes while a run goes on, and is in the list of sums once it is finished."""
 
@@ -324,7 +327,8 @@ class Run:
         list_sums(self.path, drop=lambda name: name in names or name in LISTED_LAST)
         for path in (self.path / name for name in names):
             if path.exists():
-                os.replace(path, path.with_name(f"{path.name}.damaged"))
+                os.replace(path, path.with_name(path.name + DAMAGED))
+        sync(self.path)
 
     def mend(self) -> None:
         """Remove what a killed process left unfinished; only the one who holds :meth:`locked` may."""
@@ -372,22 +376,34 @@ def create(path: str | PathLike[str], config: Mapping[str, Any], environment: Ma
     >>> again.config, again.summary["cost"], again.datasets
     ({'seed': 0, 'data': {'name': 'digits'}}, 1e-12, ())
     """
+    with creating(path, config, environment) as run:
+        return run
+
+
+@contextmanager
+def creating(
+    path: str | PathLike[str], config: Mapping[str, Any], environment: Mapping[str, Any] | None = None
+) -> Iterator[Run]:
+    """As :func:`create`, and hold the folder as :meth:`Run.locked` does while the block runs."""
     run, text = Run(Path(path).expanduser()), to_toml(config)
     plain(environment or {}, "")  # so that what JSON cannot hold is refused before anything is made
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-        if any(not is_litter(entry) for entry in run.path.iterdir()):
-            raise RunError(f"run folder {run.path} exists and is not empty: {_way_on(run.path)}")
-        # First: from here on it is a run folder, which opens and can be resumed.
-        with replacing(run.path / "config.toml") as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        run.found(environment or {})
-        run.write_summary({})
-    except FileExistsError:
-        raise RunError(f"run folder {run.path} exists and is a file: give another path") from None
-    except OSError as error:
-        raise RunError(f"run folder {run.path} cannot be written ({error.strerror}): give another path") from error
-    return run
+    with ExitStack() as held:
+        try:
+            make_folder(run.path)
+            if any(not is_litter(entry) for entry in run.path.iterdir()):
+                raise RunError(f"run folder {run.path} exists and is not empty: {_way_on(run.path)}")
+            # First: from here on it is a run folder, which opens and can be resumed.
+            with replacing(run.path / "config.toml") as temporary:
+                temporary.write_text(text, encoding="utf-8")
+            held.enter_context(locked(run.path))
+            run.found(environment or {})
+            run.write_summary({})
+        except FileExistsError:
+            raise RunError(f"run folder {run.path} exists and is a file: give another path") from None
+        except OSError as error:
+            raise RunError(f"run folder {run.path} cannot be written ({error.strerror}): give another path") from error
+        with storing(run.path):
+            yield run
 
 
 def _way_on(path: Path) -> str:
@@ -399,9 +415,20 @@ def _way_on(path: Path) -> str:
 
 OURS = (
     *("config.toml", "environment.json", "summary.json", "metrics.jsonl", SUMS, "segments", "checkpoints"),
-    *("verification.json", "report.html"),
+    *("verification.json", "report.html", "gram.nc"),
 )
-"""What Chordflow writes into a run folder beside datasets and figures, which are listed with their sums."""
+"""What Chordflow writes into a run folder beside the datasets and figures of flows."""
+FIGURES = ("outputs", "cost")
+"""Figures of a run, beside ``spectrum-NAME`` of each flow."""
+
+
+def _made(run: Run) -> set[str]:
+    """Names in the folder that are a run's, if they are there, whether it came to list them or not."""
+    flows = [dataset_name(flow) for flow in run.config.get("flows", ())]
+    figures = (*FIGURES, *(f"spectrum-{flow}" for flow in flows))
+    names = {*OURS, *(f"{flow}.nc" for flow in flows), *(f"{name}.{kind}" for name in figures for kind in KINDS)}
+    names |= {name.split("/")[0] for name in read_sums(run.path)}
+    return names | {f"{name}{DAMAGED}" for name in names}
 
 
 def remove_run(path: str | PathLike[str]) -> None:
@@ -416,17 +443,23 @@ def remove_run(path: str | PathLike[str]) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     run = open_run(folder)
-    made = {*OURS, *(name.split("/")[0] for name in read_sums(folder))}
-    made |= {f"{name}.nc" for name in map(dataset_name, run.config.get("flows", ()))}
+    made = _made(run)
     foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in made and not is_litter(entry))
     if foreign:
         raise RunError(
             f"run folder {folder} holds {foreign[0]}, which no run wrote: move it away, or give another path"
         )
     with run.locked():
-        # The last to go is what makes it a run folder: killed before, it can be removed again.
-        for entry in sorted(folder.iterdir(), key=lambda entry: (entry.name == "config.toml", entry.name == SUMS)):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        clear(run)
+
+
+def clear(run: Run) -> None:
+    """Remove what a run wrote; only the one who holds the folder may."""
+    made = _made(run)
+    ours = [entry for entry in run.path.iterdir() if entry.name in made or is_litter(entry)]
+    # The last to go is what makes it a run folder: killed before, it can be removed again.
+    for entry in sorted(ours, key=lambda entry: (entry.name == "config.toml", entry.name == SUMS)):
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def open_run(path: str | PathLike[str]) -> Run:
