@@ -4,12 +4,13 @@ import importlib.util
 import io
 import json
 import sys
-import types
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from chordflow.extras import MissingExtraError
+from chordflow.record import create, remove_run
 from chordflow.watch import SHOWN, Isolated, JsonLines, LiveTable, PlainLines, TensorBoard, WeightsAndBiases
 
 START = {"event": "start", "folder": "runs/a", "flows": ["straight", "standard"], "left_out": {}}
@@ -128,14 +129,15 @@ def test_tensorboard_has_each_number_of_each_step(tmp_path):
     assert ("effective_dimension", 2) not in found
 
 
-class FakeWandb(types.ModuleType):
+class FakeWandb(ModuleType):
     """What a run asks of Weights & Biases, as its documentation names it, kept in a list."""
 
     def __init__(self):
         super().__init__("wandb")
         self.calls: list = []
 
-    def init(self, *, project, name):
+    def init(self, *, project, name, id, resume):  # noqa: A002
+        del id, resume  # asked for below
         self.calls.append(("init", project, name))
         return self
 
@@ -170,6 +172,33 @@ def test_weights_and_biases_is_given_each_stride_over_its_steps(wandb):
     assert first == {f"straight/{name}": metrics(1)[name] for name in SHOWN}
     assert second.keys() == first.keys() - {"straight/deviation"}
     assert wandb.calls[5:] == [("finish",)]
+
+
+def test_tensorboard_takes_back_what_a_resumed_flow_repeats(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "tensorboardX.SummaryWriter",
+        lambda folder, **options: made.append(options) or SimpleNamespace(add_scalar=print),
+    )
+    watcher = TensorBoard(str(tmp_path))
+    for steps in (4, 6):
+        watcher(metrics(steps))
+    assert made == [{"purge_step": 4}], "TensorBoard hides earlier events from that step on"
+
+
+def test_weights_and_biases_goes_on_with_the_run_of_the_folder(tmp_path, monkeypatch):
+    begun = SimpleNamespace(define_metric=lambda name, step_metric: None)
+    wandb = SimpleNamespace(calls=[], init=lambda **options: wandb.calls.append(options) or begun)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    folder = tmp_path / "run"
+    for _ in range(2):
+        create(folder, {})
+        for _ in range(2):  # the run, and its resume
+            WeightsAndBiases("chords")({**START, "folder": str(folder)})
+        remove_run(folder)
+    first, resumed, other, _ = (call["id"] for call in wandb.calls)
+    assert first == resumed != other
+    assert {call["resume"] for call in wandb.calls} == {"allow"}
 
 
 @pytest.mark.slow

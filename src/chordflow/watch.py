@@ -3,6 +3,7 @@
 Each is called with the events of :func:`chordflow.experiment.run`, dictionaries whose ``event`` says what they are.
 """
 
+import hashlib
 import sys
 import time
 from collections import deque
@@ -249,7 +250,8 @@ class TensorBoard:
             return
         flow = event["flow"]
         if flow not in self._writers:
-            self._writers[flow] = self._new(str(self._folder / flow))
+            # A resumed flow repeats steps: what was logged from here on before is taken back.
+            self._writers[flow] = self._new(str(self._folder / flow), purge_step=event["steps"])
         for name in SHOWN:
             if event[name] is not None:
                 self._writers[flow].add_scalar(name, event[name], event["steps"])
@@ -275,7 +277,11 @@ class WeightsAndBiases:
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Follow an event."""
         if event["event"] == "start":
-            self._run = self._wandb.init(project=self._project, name=Path(event["folder"]).name)
+            folder = Path(event["folder"])
+            # The same where the run goes on, another where it is started over: the configuration is written once.
+            begun = f"{folder.name} {(folder / 'config.toml').stat().st_mtime_ns}"
+            key = hashlib.sha256(begun.encode()).hexdigest()[:16]
+            self._run = self._wandb.init(project=self._project, name=folder.name, id=key, resume="allow")
             for flow in event["flows"]:
                 self._run.define_metric(f"{flow}/*", step_metric=f"{flow}/steps")
         elif event["event"] == "metrics" and self._run is not None:
