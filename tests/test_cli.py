@@ -18,7 +18,7 @@ import pytest
 import xarray
 
 import chordflow as cf
-from chordflow import theory, verification, watch
+from chordflow import record, theory, verification, watch
 from chordflow.cli import main
 from chordflow.config import Config, load_config
 from chordflow.setting import Setting
@@ -183,6 +183,33 @@ def test_a_network_a_loss_and_a_path_of_the_users_own_are_found_in_the_current_f
     assert along["deviation from the chord"]["predicted"] == pytest.approx(3 / 32, rel=1e-12)
     assert metrics["along(own_parts:displaced,50)"]["deviation from the path"]["measured"] > 1e-3
     assert (own / "r" / "along-own_parts-displaced-50.nc").is_file()
+
+
+PLANTED = "import pathlib; pathlib.Path(__file__).with_suffix('.ran').touch()\n"
+
+
+def test_nothing_that_lies_in_a_run_folder_is_imported(tmp_path, monkeypatch, capsys):
+    """Not even where it is the current folder: modules that the configuration names, or that the program may import."""
+    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "planted_nowhere.py").write_text(PLANTED)
+    config = {**Config().to_dict(), "loss": "planted_nowhere:loss", "flows": ["straight"]}
+    other = record.create(tmp_path / "other", config, {"command": "run"})
+    run = record.create(tmp_path / "run", config, {"command": "run"})
+    for name in ("planted_nowhere", "rich", "sitecustomize"):
+        (run.path / f"{name}.py").write_text(PLANTED)
+    (run.path / "segments").mkdir()
+    for where in (run.path, run.path / "segments"):
+        monkeypatch.chdir(where)
+        for words in (["resume", str(run.path)], ["resume", str(other.path)], ["verify", str(run.path)]):
+            assert main(words) == 2
+        assert capsys.readouterr().err.count("no module 'planted_nowhere'") == 3
+    monkeypatch.chdir(run.path)
+    assert main(["report", "."]) == 0
+    assert not list(run.path.rglob("*.ran"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["resume", str(run.path)]) == 2
+    assert (tmp_path / "planted_nowhere.ran").exists(), "it is found in any other folder"
 
 
 def test_the_parameters_of_a_run_come_back_without_its_network_and_into_it(own):

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 EPILOG_RUN = """examples:
@@ -59,6 +60,8 @@ keys: {keys}
 Seconds are wall-clock without compilation: compare them with one another, not with other machines.
 """
 VERIFY_SAMPLES = 20
+RUN_FILES = ("config.toml", "SHA256SUMS")
+"""What tells a run folder."""
 MISTAKES = (ValueError, MemoryError, ImportError)
 """What is told in one line."""
 
@@ -70,8 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     and the number of the signal if it was stopped, which is 130 for Ctrl-C.
     """
     arguments = _parser().parse_args(argv)
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # model.name = mymodule:network is looked for here too, as with `python -m`
+    _look_for_modules_here()
     import jax
 
     # Flows need float64, and this process is ours: the library itself changes no flag.
@@ -88,6 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"chordflow: {stop if str(stop) else 'stopped'}", file=sys.stderr)
         return 128 + getattr(stop, "signal_number", signal.SIGINT)
+
+
+def _look_for_modules_here() -> None:
+    """Let model.name = mymodule:network be found in the current folder, as with `python -m`, but in no run folder."""
+    here = Path.cwd()
+    if any(all((folder / name).is_file() for name in RUN_FILES) for folder in (here, *here.parents)):
+        sys.path[:] = [path for path in sys.path if path not in ("", str(here))]
+    elif str(here) not in sys.path:
+        sys.path.append(str(here))
 
 
 def _told(error: Exception, arguments: argparse.Namespace) -> int:
