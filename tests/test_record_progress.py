@@ -13,6 +13,7 @@ import pytest
 import xarray
 
 import chordflow as cf
+from chordflow import environment
 from chordflow.cli import main
 from chordflow.config import load_config
 from chordflow.experiment import _default_out, resume, run
@@ -229,6 +230,34 @@ def test_removing_leaves_nothing_of_the_flow_and_all_of_others(kept):
     found, _ = kept.of_flow("adapted").latest(LIKE)
     assert found.segments == []
     assert kept.damage == []
+
+
+# Environment ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_changed_since_the_start_is_kept_once_for_each_change(folder):
+    for differences in ([], ["jax 1 -> 2"], ["jax 1 -> 2"], [], []):
+        folder.note_resumed(differences)
+        assert folder.damage == []
+    assert folder.environment == {"seed": 0, "resumed": [["jax 1 -> 2"], []]}
+
+
+def test_the_environment_tells_what_may_change_the_last_digits(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/elsewhere/dump --xla_cpu_enable_fast_math=false")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    then = environment.describe()
+    assert then["variables"]["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=false"
+    for package in ("orbax-checkpoint", "xarray", "scipy", "lineax", "scikit-learn"):
+        assert then["versions"][package]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("XLA_FLAGS", "")
+    now = {**environment.describe(), "threads": 0, "git": {"commit": "f00"}}
+    assert environment.differences({**then, "git": {"commit": "ba4"}}, now) == [
+        f"threads {then['threads']} -> 0",
+        "XLA_FLAGS --xla_cpu_enable_fast_math=false -> ",
+        "OMP_NUM_THREADS unset -> 3",
+        "commit ba4 -> f00",
+    ]
 
 
 # Stream --------------------------------------------------------------------------------------------------------------
@@ -520,7 +549,7 @@ def test_without_a_good_checkpoint_the_flow_starts_again(stopped, whole):
     said = []
     resume(stopped, say=said.append)
     assert any(str(first) in text for text in said)
-    assert not any("goes on" in text for text in said)
+    assert "adapted: there is no checkpoint, it starts at the beginning" in said
     assert_ends_as(stopped, whole)
 
 
@@ -560,6 +589,11 @@ def test_other_versions_are_said(stopped):
     with pytest.raises(Stopping.Killed):
         resume(stopped, say=said.append, watchers=[Stopping(1)])
     assert any("jax 0.0.1 ->" in text for text in said)
+    killed = open_run(stopped)
+    assert killed.environment["versions"]["jax"] == "0.0.1", "what it was started with"
+    ((difference,),) = killed.environment["resumed"]
+    assert difference.startswith("jax 0.0.1 -> ")
+    assert killed.damage == []
 
 
 @pytest.mark.slow
@@ -580,8 +614,12 @@ def test_starting_over_needs_to_be_told(whole, tmp_path):
 
 def test_a_folder_of_another_command_is_not_resumed(tmp_path):
     folder = create(tmp_path / "gram", CONFIG, {"command": "gram"})
+    folder.write_dataset("gram", segment(0))
+    (folder.path / "gram.nc").write_bytes(b"half")
     with pytest.raises(RunError, match="is of `chordflow gram`, which is not resumed: do it again"):
         resume(folder.path)
+    assert (folder.path / "gram.nc").exists(), "nothing is set aside where nothing goes on"
+    folder.write_dataset("gram", segment(0))
     folder.seal()
     said = []
     resume(folder.path, say=said.append)

@@ -1,5 +1,6 @@
 """What a run was made with: versions, device, and the state of git, so that it can be made again."""
 
+import os
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -8,13 +9,19 @@ from typing import Any
 
 import jax
 
-PACKAGES = ("chordflow", "jax", "jaxlib", "diffrax", "equinox", "numpy")
+PACKAGES = (
+    *("chordflow", "jax", "jaxlib", "diffrax", "equinox", "lineax", "optimistix", "numpy", "scipy"),
+    *("scikit-learn", "xarray", "h5netcdf", "h5py", "orbax-checkpoint", "matplotlib"),
+)
+VARIABLES = ("XLA_FLAGS", "JAX_PLATFORMS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Variables of the environment that may change the last digits."""
 
 
 def describe(seed: int | None = None) -> dict[str, Any]:
-    """Versions, device, dtype, seed, and commit of the folder it was started in; no names, paths or times.
+    """Versions, device, threads, dtype, seed, and commit of the folder it was started in; no names, paths or times.
 
-    ``git`` is None outside a checkout; ``dirty`` says whether tracked files differ from the commit.
+    ``git`` is None outside a checkout; ``dirty`` says whether tracked files differ from the commit. ``threads`` are the
+    processors it may use, ``variables`` those of :data:`VARIABLES` that are set, without words that hold a path.
 
     Examples
     --------
@@ -27,6 +34,8 @@ def describe(seed: int | None = None) -> dict[str, Any]:
         "versions": versions(PACKAGES),
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
         "machine": platform.machine(),
+        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "variables": {name: _without_paths(os.environ[name]) for name in VARIABLES if name in os.environ},
         "dtype": "float64",
         **({} if seed is None else {"seed": seed}),
         "git": git(),
@@ -39,19 +48,36 @@ def versions(packages: Iterable[str]) -> dict[str, str | None]:
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What may change the last digits of a run that goes on: versions and device, as ``jax 0.10.1 -> 0.10.2``.
+    """What may change the last digits of a run that goes on: versions and the like, as ``jax 0.10.1 -> 0.10.2``.
+
+    What ``then`` does not tell, as an older version made it, is no difference.
 
     Examples
     --------
     >>> differences({"versions": {"jax": "0.10.1"}}, {"versions": {"jax": "0.10.2"}, "machine": "x86_64"})
     ['jax 0.10.1 -> 0.10.2']
+    >>> differences({"variables": {}}, {"variables": {"OMP_NUM_THREADS": "1"}})
+    ['OMP_NUM_THREADS unset -> 1']
     """
-    flat = [
-        {**made.get("versions", {}), "device": made.get("device", {}).get("kind"), "machine": made.get("machine")}
-        for made in (then, now)
-    ]
-    names = [name for name, value in flat[0].items() if value is not None and value != flat[1].get(name)]
-    return [f"{name} {flat[0][name]} -> {flat[1].get(name)}" for name in names]
+    before, after = _flat(then), _flat(now)
+    names = [name for name, value in before.items() if value is not None and value != after.get(name)]
+    return [f"{name} {before[name]} -> {after.get(name)}" for name in names]
+
+
+def _flat(made: dict[str, Any]) -> dict[str, Any]:
+    variables = dict.fromkeys(VARIABLES, "unset") | made["variables"] if "variables" in made else {}
+    return {
+        **made.get("versions", {}),
+        "device": made.get("device", {}).get("kind"),
+        "machine": made.get("machine"),
+        "threads": made.get("threads"),
+        **variables,
+        "commit": (made.get("git") or {}).get("commit"),
+    }
+
+
+def _without_paths(value: str) -> str:
+    return " ".join(word for word in value.split() if os.sep not in word)
 
 
 def _version(package: str) -> str | None:

@@ -94,7 +94,7 @@ def resume(path: str | PathLike[str], *, say: Say = print, watchers: Collection[
     True
     """
     folder = record.Run(Path(path).expanduser())
-    if (folder.path / "summary.json").exists() and not _summary_is_whole(folder):
+    if _command(folder) == "run" and (folder.path / "summary.json").exists() and not _summary_is_whole(folder):
         say(f"{folder.path / 'summary.json'} is truncated or damaged: made again")
         with folder.locked():
             folder.set_aside(["summary.json"])
@@ -105,18 +105,28 @@ def resume(path: str | PathLike[str], *, say: Say = print, watchers: Collection[
         if folder.is_finished and not folder.damage:
             say(f"run folder {folder.path} is finished")
             return folder.path
+        if (command := _command(folder)) != "run":
+            raise record.RunError(f"{folder.path} is of `chordflow {command}`, which is not resumed: do it again")
         damaged = _examine(folder, say)
         config = Config.from_dict(folder.config)
-        then, now = folder.environment, environment.describe(config.seed)
-        if (command := then.get("command", "run")) != "run":
-            raise record.RunError(f"{folder.path} is of `chordflow {command}`, which is not resumed: do it again")
+        now = environment.describe(config.seed)
         folder.found({"command": "run", **now})
-        for difference in environment.differences(then, now):
+        differences = environment.differences(folder.environment, now)
+        folder.note_resumed(differences)
+        for difference in differences:
             say(f"not as it was started: {difference}; the last digits may differ")
         setting = Setting.build(config)
         plans = _plans(setting)
         say(f"run folder {folder.path}")
         return _Run(folder, setting, plans, saves_of(setting), say, watchers, damaged).go()
+
+
+def _command(folder: record.Run) -> str:
+    """Which command made the folder; where that cannot be read, ``run``, which repairs it."""
+    try:
+        return folder.environment.get("command", "run")
+    except record.RunError:
+        return "run"
 
 
 def _summary_is_whole(folder: record.Run) -> bool:
@@ -158,7 +168,8 @@ class _Run(NamedTuple):
     """The same functions for all flows, so that one program serves them."""
     say: Say
     watchers: Collection[Watcher]
-    damaged: Collection[str] = ()
+    damaged: Collection[str] | None = None
+    """Files not to be trusted, of a run that is resumed."""
 
     def go(self) -> Path:
         """Do what is not done yet."""
@@ -207,7 +218,8 @@ class _Run(NamedTuple):
     def _integrated(self, plan: Plan, request: Request) -> tuple[Trajectory, float]:
         self._announce(plan)
         recorder = Recorder(self.setting, plan, self.saves, self.folder, self.watchers, request)
-        for line in recorder.begin(self.damaged):
+        lines = recorder.begin(self.damaged or ())
+        for line in lines if self.damaged is not None else ():
             self.say(line)
         try:
             trajectory, seconds = recorder.integrate()

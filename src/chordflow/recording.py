@@ -185,13 +185,13 @@ class Recorder:
         self.way: _Way | None = None
 
     def begin(self, damaged: Collection[str] = ()) -> list[str]:
-        """Go to the last checkpoint that is whole, else to the start; lines that say so where it is a checkpoint."""
+        """Go to the last checkpoint that is whole, else to the start; lines that say so."""
         struct = self.course.struct()
         like = _Way(struct).arrays()
         checkpoint, reasons = self.progress.latest(like, damaged)
         if checkpoint is None:
             self.way = _Way(self.course.start())
-            return reasons
+            return [*reasons, f"{self.plan.name}: there is no checkpoint, it starts at the beginning"]
         arrays = checkpoint.arrays
         leaves = [jnp.asarray(arrays[name]) for name in _named(struct)]
         rows = [unlabelled(segment, self.course.saved_struct()) for segment in checkpoint.segments]

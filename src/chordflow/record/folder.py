@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -81,6 +81,8 @@ class Run:
     @property
     def environment(self) -> dict[str, Any]:
         """What the run was started with: versions, device, dtype, seed, state of git; empty in format 1.
+
+        ``resumed`` holds what was different where it went on, a list of lines each time that it was something else.
 
         Raises
         ------
@@ -287,6 +289,14 @@ class Run:
             self._replace(FIRST[1], plain(environment, ""))
         if not listed >= set(FIRST):
             list_sums(self.path, [self.path / name for name in FIRST], lambda _: FIRST[0] not in listed)
+
+    def note_resumed(self, differences: Sequence[str]) -> None:
+        """Keep in ``environment.json`` how that of a process that goes on differs; nothing new is not kept."""
+        made = self.environment
+        noted = made.get("resumed", [])
+        if list(differences) != (noted[-1] if noted else []):
+            self._replace(FIRST[1], plain({**made, "resumed": [*noted, differences]}, ""))
+            list_sums(self.path, [self.path / FIRST[1]])
 
     def _replace(self, name: str, values: Any) -> None:
         """Replace a file of JSON, which is not in the list of sums from here on: killed at any moment it is whole."""
