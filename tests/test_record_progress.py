@@ -331,6 +331,32 @@ def test_a_folder_is_locked_by_one_and_the_lock_ends_with_its_process(folder):
         pass
 
 
+def test_a_run_that_ends_while_it_is_looked_at_does_not_look_stopped(folder, monkeypatch):
+    from chordflow.record import folder as module
+
+    def ends(path):
+        held = is_locked(path)
+        folder.seal()
+        return held
+
+    is_locked = module.is_locked
+    monkeypatch.setattr(module, "is_locked", ends)
+    assert folder.state == "finished"
+
+
+def test_a_checkpoint_that_a_run_removes_meanwhile_is_not_called_missing(kept, monkeypatch):
+    from chordflow.record import folder as module
+
+    def goes_on(*arguments):
+        monkeypatch.setattr(module, "damage", damage)
+        kept.of_flow("straight").keep(3, arrays(3), 4, segment(3))
+        return damage(*arguments)
+
+    damage = module.damage
+    monkeypatch.setattr(module, "damage", goes_on)
+    assert kept.damage == []
+
+
 def test_a_folder_that_was_not_finished_being_made_opens_and_is_completed(tmp_path):
     path = tmp_path / "run"
     create(path, CONFIG, {"seed": 0})

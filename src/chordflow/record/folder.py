@@ -108,9 +108,10 @@ class Run:
     @property
     def state(self) -> str:
         """``"finished"``, ``"running"`` (a process is writing it), or ``"stopped"``: `chordflow resume` goes on."""
+        held = is_locked(self.path)  # first: it may be finished a moment later
         if self.is_finished:
             return "finished"
-        return "running" if is_locked(self.path) else "stopped"
+        return "running" if held else "stopped"
 
     @property
     def progress(self) -> list[dict[str, Any]]:
