@@ -138,6 +138,24 @@ def test_a_taken_folder_is_refused_and_keeps_its_files(tmp_path):
     assert (tmp_path / "precious").read_text() == "data"
 
 
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_of_two_that_make_one_folder_at_once_one_is_refused(tmp_path, monkeypatch, links):
+    def while_another(source, target):
+        monkeypatch.undo()
+        if links:
+            create(tmp_path, {"seed": 1})
+            os.link(source, target)
+        raise PermissionError("there are no links on this disk")
+
+    monkeypatch.setattr(os, "link", while_another)
+    if links:
+        with pytest.raises(RunError, match=r"exists and is not empty: .*resume"):
+            create(tmp_path, {"seed": 2})
+        assert open_run(tmp_path).config == {"seed": 1}
+    else:
+        assert create(tmp_path, {"seed": 2}).config == {"seed": 2}
+
+
 def test_paths_that_cannot_be_folders_are_refused(tmp_path):
     # Root may write anywhere, so the refusals here do not rest on permissions.
     taken = tmp_path / "file"

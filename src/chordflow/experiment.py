@@ -263,6 +263,7 @@ def new_folder(config: Config, name: str, command: str) -> Iterator[tuple[record
 
     Inside the context that comes with it, a failure takes the folder away again, with the folders made for it.
     """
+    described = {"command": command, **environment.describe(config.seed)}
     if config.out is None:
         made = [] if Path("runs").exists() else [Path("runs")]
         path = _default_out(name)
@@ -270,7 +271,7 @@ def new_folder(config: Config, name: str, command: str) -> Iterator[tuple[record
     else:
         path = Path(config.out).expanduser()
         made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    with record.creating(path, config.to_dict(), {"command": command, **environment.describe(config.seed)}) as folder:
+    with record.creating(path, config.to_dict(), described) as folder:
         yield folder, _undone(folder, made)
 
 

@@ -13,11 +13,12 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, new: bool = False) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends, and vanishes when it raises.
 
     A file, or a folder where there is none yet. The bytes are on disk before the name changes hands, and the name
-    before the block ends, so a crash at any moment leaves the old or the new.
+    before the block ends, so a crash at any moment leaves the old or the new. A ``new`` file is the first of its name:
+    of two processes that write it at once, one raises FileExistsError.
 
     Examples
     --------
@@ -36,12 +37,21 @@ def replacing(path: Path) -> Iterator[Path]:
             for inner in sorted(temporary.rglob("*"), reverse=True) if temporary.is_dir() else ():
                 sync(inner)
             sync(temporary)
-            os.replace(temporary, path)
+            _link(temporary, path) if new else os.replace(temporary, path)
             sync(path.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        os.replace(temporary, path)
 
 
 @contextmanager

@@ -402,26 +402,28 @@ def creating(
         try:
             make_folder(run.path)
             if any(not is_litter(entry) for entry in run.path.iterdir()):
-                raise RunError(f"run folder {run.path} exists and is not empty: {_way_on(run.path)}")
+                raise FileExistsError
             # First: from here on it is a run folder, which opens and can be resumed.
-            with replacing(run.path / "config.toml") as temporary:
+            with replacing(run.path / "config.toml", new=True) as temporary:
                 temporary.write_text(text, encoding="utf-8")
             held.enter_context(locked(run.path))
             run.found(environment or {})
             run.write_summary({})
         except FileExistsError:
-            raise RunError(f"run folder {run.path} exists and is a file: give another path") from None
+            raise RunError(f"run folder {run.path} exists and {_taken(run.path)}") from None
         except OSError as error:
             raise RunError(f"run folder {run.path} cannot be written ({error.strerror}): give another path") from error
         with storing(run.path):
             yield run
 
 
-def _way_on(path: Path) -> str:
-    """What to do about a folder that is not empty."""
+def _taken(path: Path) -> str:
+    """By what a path is taken, and what to do about it."""
+    if not path.is_dir():
+        return "is a file: give another path"
     if not (path / "config.toml").is_file():
-        return "give another path"
-    return f"give another path, `chordflow resume {path}` to go on, or --overwrite to start over"
+        return "is not empty: give another path"
+    return f"is not empty: give another path, `chordflow resume {path}` to go on, or --overwrite to start over"
 
 
 OURS = (
