@@ -2,7 +2,7 @@
 
 =====================  ================================================================================================
 ``config.toml``        what was asked for; ``chordflow run config.toml`` asks for it again
-``environment.json``   what it was asked with: versions, device, dtype, seed, state of git
+``environment.json``   what it was asked with: versions, device, dtype, seed, state of git; what differed on a resume
 ``summary.json``       what came out, as numbers and words, and the version of this format; floats are exact
 ``metrics.jsonl``      how it goes, a JSON object a line for each stride of each flow, while the run goes on
 ``NAME.nc``            labelled arrays (netCDF 4), one file per flow; ``xarray.open_dataset`` reads them
