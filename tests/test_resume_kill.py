@@ -4,10 +4,12 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ import xarray
 import chordflow as cf
 
 SEED = 20250611
-KILLS = 20
+KILLS_IN_PART = 4
 WORDS = ["data.samples=12", "model.widths=8", "flows=straight,standard", "saves=9", "checkpoint_seconds=0"]
 
 
@@ -62,7 +64,7 @@ def wait_for(condition, process, seconds=300.0):
     while not condition():
         assert process.poll() is None, "the run ended by itself"
         assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.002)
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -77,19 +79,35 @@ def going(environment, *words, **options):
             process.kill()
 
 
+# In which part of a run a process is, by what the folder shows, in the order in which they come.
+PARTS = {
+    "compilation": lambda run: True,
+    "strides": lambda run: run.progress,
+    "consolidation": lambda run: any((entry["flow"], entry["t"]) == ("straight", 1.0) for entry in run.progress),
+    "second flow": lambda run: "straight" in run.flows,
+    "figures": lambda run: "standard" in run.flows,
+}
+
+
+def comes_to(path, part):
+    """A condition to wait for."""
+    return lambda: (path / "config.toml").exists() and PARTS[part](cf.open_run(path))
+
+
 @pytest.fixture(scope="module")
 def whole(environment, tmp_path_factory):
-    """A run that nothing happened to, and its seconds from the folder to the end, with everything compiled before."""
+    """A run that nothing happened to, and how many seconds each part takes, with everything compiled before."""
     folder = tmp_path_factory.mktemp("whole")
     assert finish(environment, "run", *WORDS, f"out={folder / 'first'}").returncode == 0
-    path = folder / "second"
+    path, times = folder / "second", []
     with going(environment, "run", *WORDS, f"out={path}") as process:
-        wait_for((path / "config.toml").exists, process)
-        start = time.monotonic()
+        for part in PARTS:
+            wait_for(comes_to(path, part), process)
+            times.append(time.monotonic())
         assert process.wait() == 0
-    seconds = time.monotonic() - start
+    times.append(time.monotonic())
     assert_same(path, folder / "first")
-    return path, seconds
+    return path, {part: end - begin for part, begin, end in zip(PARTS, times, times[1:], strict=False)}
 
 
 def assert_same(path, other):
@@ -110,16 +128,6 @@ def assert_same(path, other):
         assert figure.read_bytes() == (Path(other) / figure.name).read_bytes()
 
 
-def stage(path):
-    """Where a killed run was, by what is in its folder."""
-    files = {entry.relative_to(path).as_posix() for entry in path.rglob("*")}
-    if any(name.endswith((".png", ".svg")) for name in files):
-        return "figures"
-    if "straight.nc" in files:
-        return "second flow"
-    return "checkpoints" if any(name.startswith("checkpoints/straight/0") for name in files) else "compilation"
-
-
 @pytest.fixture(scope="module", autouse=True)
 def heard():
     """SIGINT is heard by the processes started here: jobs in the background of a shell inherit that it is ignored."""
@@ -128,33 +136,60 @@ def heard():
     signal.signal(signal.SIGINT, before)
 
 
+def killed(environment, path, part, seconds, again):
+    """Where a run was that is killed so many seconds after it came to a part; ``again``: and its resume, too."""
+    with going(environment, "run", *WORDS, f"out={path}") as process:
+        wait_for(comes_to(path, part), process)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+    run = cf.open_run(path)
+    assert run.state in ("stopped", "finished")
+    assert run.damage == []
+    found = [name for name, reached in PARTS.items() if reached(run)][-1]
+    if again:
+        with going(environment, "resume", path) as process:
+            time.sleep(again)
+            process.send_signal(signal.SIGKILL)
+    return found
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_bits(environment, whole, tmp_path):
-    reference, seconds = whole
-    rng, stages = random.Random(SEED), set()
-    # One moment in each twentieth of the time, so that no part of the run is left out.
-    moments = [(i + rng.random()) / KILLS * seconds for i in range(KILLS)]
-    for i, moment in enumerate(moments):
-        path = tmp_path / str(i)
-        with going(environment, "run", *WORDS, f"out={path}") as process:
-            wait_for((path / "config.toml").exists, process)
-            time.sleep(moment)
-            process.send_signal(signal.SIGKILL)
-        run = cf.open_run(path)
-        assert run.state in ("stopped", "finished")
-        assert [entry["flow"] for entry in run.progress] == sorted(
-            (entry["flow"] for entry in run.progress), key=("straight", "standard").index
-        )
-        stages.add(stage(path))
-        if i % 4 == 1:  # the resumed run is killed, too
-            with going(environment, "resume", path) as process:
-                time.sleep(rng.random() * seconds)
-                process.send_signal(signal.SIGKILL)
-        done = finish(environment, "resume", path)
-        assert done.returncode == 0, done.stderr
-        assert_same(path, reference)
-    assert stages >= {"compilation", "checkpoints", "second flow"}, stages
-    assert "is finished" in finish(environment, "resume", tmp_path / "0").stdout
+    (reference, seconds), rng = whole, random.Random(SEED)
+    jobs = [
+        (environment, tmp_path / f"{i}-{part}", part, (i + rng.random()) / KILLS_IN_PART * seconds[part], again)
+        for part in PARTS
+        for i in range(KILLS_IN_PART)
+        for again in [rng.random() * sum(seconds.values()) if i == 1 else 0]
+    ]
+    assert len(jobs) == 20
+    with ThreadPoolExecutor(2) as pool:
+        found = set(pool.map(lambda job: killed(*job), jobs))
+        assert found == set(PARTS)
+        halves = [job[1] for job in jobs[::2]], [job[1] for job in jobs[1::2]]
+        for done in pool.map(lambda paths: finish(environment, "resume", *paths), halves):
+            assert done.returncode == 0, done.stderr
+    for job in jobs:
+        assert_same(job[1], reference)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_as_it_compiles_in_earnest_ends_with_the_same_bits(environment, whole, tmp_path):
+    """The program that users run: with its checks, which call back into Python, and nothing of it compiled before."""
+    bare = {
+        key: value for key, value in environment.items() if key not in ("JAX_COMPILATION_CACHE_DIR", "EQX_ON_ERROR")
+    }
+    path = tmp_path / "run"
+    with going(bare, "run", *WORDS, f"out={path}") as process:
+        assert process.stdout is not None
+        while "expected" not in process.stdout.readline():
+            pass
+        time.sleep(random.Random(SEED).random())
+        assert not (path / "metrics.jsonl").exists(), "it compiles"
+        process.send_signal(signal.SIGKILL)
+    assert cf.open_run(path).state == "stopped"
+    assert finish(bare, "resume", path).returncode == 0
+    assert_same(path, whole[0])
 
 
 @pytest.mark.slow
@@ -240,10 +275,8 @@ def test_a_limit_on_the_size_of_files_is_one_clear_line_and_the_run_goes_on_with
     environment, whole, tmp_path, limit
 ):
     path = tmp_path / "run"
-
-    # What was compiled is not kept here: the cache would meet the limit, too.
-    bare = {key: value for key, value in environment.items() if key != "JAX_COMPILATION_CACHE_DIR"}
-    stopped = finish(bare, "run", *WORDS, f"out={path}", prefix=limited(limit))
+    # All is compiled, and nothing is written into the cache, which would meet the limit, too.
+    stopped = finish(environment, "run", *WORDS, f"out={path}", prefix=limited(limit))
     assert stopped.returncode == 1
     assert stopped.stderr.count("\n") == 1, stopped.stderr
     assert "cannot be written (File too large): raise the limit" in stopped.stderr
@@ -255,34 +288,47 @@ def test_a_limit_on_the_size_of_files_is_one_clear_line_and_the_run_goes_on_with
     assert_same(path, whole[0])
 
 
-def mounted(folder, size):
-    """Whether a file system of so many bytes can be mounted there."""
-    options = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    try:
-        return subprocess.run(options, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        return False
+class TinyDisk:
+    """A disk of 1 MiB where only processes in a namespace of its own see it, which ends with the one that holds it."""
+
+    def __init__(self, folder, user):
+        script = 'mount -t tmpfs -o size=1m tmpfs "$0" && echo ready && exec cat'
+        self.holder = subprocess.Popen(
+            ["unshare", "--mount", *(["--user", "--map-root-user"] if user else []), "sh", "-c", script, str(folder)],
+            **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
+            text=True,
+        )
+        assert self.holder.stdout is not None
+        self.is_there = self.holder.stdout.readline() == "ready\n"
+        self.there = folder
+        self.here = Path(f"/proc/{self.holder.pid}/root", *folder.parts[1:])
+        namespaces = ["--mount", *(["--user", "--preserve-credentials"] if user else [])]
+        self.prefix = ["nsenter", "--target", str(self.holder.pid), *namespaces]
+
+    def resize(self, size):
+        subprocess.run([*self.prefix, "mount", "-o", f"remount,size={size}", str(self.there)], check=True)
+
+    def close(self):
+        _ = self.holder.communicate()
 
 
-@pytest.fixture(scope="module")
-def tiny_disk(tmp_path_factory):
-    """A disk of 1 MiB, or None where this user may mount none."""
-    folder = tmp_path_factory.mktemp("disk")
-    if not mounted(folder, 2**20):
-        yield None
-        return
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """Mounted by root, or by a user who may be root of a namespace."""
+    for user in (False, True) if shutil.which("unshare") else ():
+        with contextlib.closing(TinyDisk(tmp_path, user)) as disk:
+            if disk.is_there:
+                yield disk
+                return
+    (pytest.fail if "CI" in os.environ else pytest.skip)("neither root nor this user may mount a disk here")
 
 
 @pytest.mark.slow
 def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_once_there_is_space(environment, whole, tiny_disk):
-    if tiny_disk is None:
-        pytest.skip("only root may mount a disk")
     for filler in (2**20 - 40_000, 2**20 - 140_000, 2**20 - 400_000):
-        path = tiny_disk / f"run-{filler}"
-        (tiny_disk / "filler").write_bytes(b"x" * filler)
-        stopped = finish(environment, "run", *WORDS, f"out={path}")
+        out, path = (folder / f"run-{filler}" for folder in (tiny_disk.there, tiny_disk.here))
+        (tiny_disk.here / "filler").write_bytes(b"x" * filler)
+        stopped = finish(environment, "run", *WORDS, f"out={out}", prefix=tiny_disk.prefix)
         assert stopped.returncode == 1, filler
         assert stopped.stderr.count("\n") == 1, stopped.stderr
         assert "No space left on device): free some space" in stopped.stderr
@@ -290,12 +336,11 @@ def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_once_there_is_space(e
         assert run.state == "stopped"
         assert run.damage == []
         assert not list(path.rglob("*.tmp")), "nothing half is left"
-        subprocess.run(["mount", "-o", "remount,size=64m", str(tiny_disk)], check=True)
-        assert finish(environment, "resume", path).returncode == 0
+        tiny_disk.resize("64m")
+        assert finish(environment, "resume", out, prefix=tiny_disk.prefix).returncode == 0
         assert_same(path, whole[0])
-        for entry in path.iterdir():
-            entry.unlink()
-        subprocess.run(["mount", "-o", "remount,size=1m", str(tiny_disk)], check=True)
+        shutil.rmtree(path)
+        tiny_disk.resize("1m")
 
 
 @pytest.mark.slow
