@@ -10,7 +10,19 @@ import jax
 
 from chordflow import environment
 
-PACKAGES = ("chordflow", "diffrax", "equinox", "jax", "jaxlib", "lineax", "numpy", "optax", "scipy")
+PACKAGES = (
+    "chordflow",
+    "diffrax",
+    "equinox",
+    "jax",
+    "jaxlib",
+    "lineax",
+    "numpy",
+    "optax",
+    "optimistix",
+    "scikit-learn",
+    "scipy",
+)
 
 
 def describe() -> dict[str, Any]:
