@@ -1,32 +1,41 @@
 """How many seconds does `cf.fit` take to a training cost, and how well does what it fits generalise, beside its peers?
 
-    OPENBLAS_NUM_THREADS=1 python benchmarks/fit.py [SECTION ...] [--data FOLDER] [--smoke] [--out RECORD.json]
+    OPENBLAS_NUM_THREADS=1 python benchmarks/fit.py [SECTION ...] [--data FOLDER] [--seeds 0-4] [--out PART.json]
+    python benchmarks/merge.py PART.json ...
 
 Sections: seconds (to cost 1e-6 on diabetes and California housing), test_error (ten splits of four data sets), mnist.
-All by default; a section that is run again replaces its part of the record. All methods start from the same parameters,
-in float64; seconds are after a first call that compiles. Methods take turns within each seed, so that a busy minute
-slows all.
+All methods start from the same parameters; seconds are after a first call that compiles. Methods take turns within each
+seed, so that a busy minute slows all. All of it takes an hour and a half on two cores; pieces of some sections, data
+sets, seeds (splits of test_error) and methods are merged to the same record.
 """
 
 import argparse
-import json
 import os
 import statistics
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fit_generalise
 import jax
 import numpy as np
-from environment import describe
+import parts
 from fit_data import california, diabetes
 from fit_peers import methods
 
 from chordflow.bench import network_problem
 
 RATES = (1e-3, 3e-3, 1e-2)
-"""Of optax's Adam; all on the first seed, the best of them on the others."""
-TARGET = 1e-6
+"""Of optax's Adam; the one that is best over all seeds is compared."""
+LIMITS = {"diabetes": 12.0, "california": 30.0}
+"""Seconds of a run."""
+NAMES = (
+    "cf.fit",
+    *(f"optax Adam {rate:g}" for rate in RATES),
+    *("optax L-BFGS", "scipy L-BFGS-B", "optimistix LM (QR)", "optimistix LM (LSMR)"),
+    *("scikit-learn adam", "scikit-learn lbfgs"),
+)
+SEEDS = {"diabetes": 5, "california": 3}
 
 
 def standardised(values):
@@ -42,60 +51,71 @@ def thinned(curve, most=60):
     return [curve[i] for i in at]
 
 
-def seconds_to_target(args):
+def seconds_to_target(options: argparse.Namespace) -> Iterator[parts.Row]:
     """Each method on each data set and seed: seconds, or the cost it had at the limit."""
-    num, widths = (40, [8, 8]) if args.smoke else (None, [64, 64])
-    sets = {"diabetes": (diabetes(), 12.0, 5)}
-    sets |= {"california": (california(args.data), 30.0, 3)} if args.data or not args.smoke else {}
-    return [
-        one_data_set(name, standardised(x[:num]), standardised(y[:num]), widths, args, limit, seeds)
-        for name, ((x, y), limit, seeds) in sets.items()
-    ]
+    num, widths, target = (40, [8, 8], 1e-2) if options.smoke else (None, [64, 64], 1e-6)
+    for name in wanted(options, SEEDS):
+        x, y = diabetes() if name == "diabetes" else california(options.data)
+        inputs, targets = standardised(x[:num]), standardised(y[:num])
+        limit = options.limit or (1.0 if options.smoke else LIMITS[name])
+        problem, first = network_problem(inputs, targets, widths, 0)
+        runs = methods(problem, first, inputs, targets, widths, RATES)
+        about = {"samples": len(inputs), "parameters": sum(leaf.size for leaf in jax.tree.leaves(first))}
+        about |= {"data": name, "widths": widths, "target": target, "limit_seconds": limit}
+        for seed in [seed for seed in options.seeds if seed < SEEDS[name]]:
+            params = network_problem(inputs, targets, widths, seed)[1]
+            for method in options.methods:
+                it = runs[method](params, target=target, seconds=limit)
+                keys = ("seconds", "reached", "cost", "steps", "first_call")
+                row = about | {"method": method, "seed": seed} | {key: getattr(it, key) for key in keys}
+                yield row | ({"curve": thinned(it.curve)} if seed == 0 else {})
 
 
-def one_data_set(name, inputs, targets, widths, args, limit, seeds):
-    """All methods on one data set."""
-    limit, seeds, target = (1.0, 1, 1e-2) if args.smoke else (limit, seeds, TARGET)
-    problem, first = network_problem(inputs, targets, widths, 0)
-    runs = methods(problem, first, inputs, targets, widths, RATES)
-    rows, curves = [], {}
-    for seed in range(seeds):
-        params = network_problem(inputs, targets, widths, seed)[1]
-        for method, run in list(runs.items()):
-            it = run(params, target=target, seconds=limit)
-            row = {"method": method, "seed": seed} | {
-                key: getattr(it, key) for key in ("seconds", "reached", "cost", "steps", "first_call")
-            }
-            rows.append(row | {"load": os.getloadavg()[0]})
-            print(name, rows[-1], flush=True)
-            if seed == 0:
-                curves[method] = thinned(it.curve)
-        if seed == 0:
-            runs = {method: run for method, run in runs.items() if method not in worse_rates(rows)}
-    summary = {method: quantiles([row for row in rows if row["method"] == method]) for method in runs}
+def wanted(options, known):
+    """The data sets of a section that are asked for."""
+    return [name for name in known if not options.sets or name in options.sets]
+
+
+def needs(options):
+    """California housing, where it is asked for."""
+    if "california" in wanted(options, SEEDS):
+        california(options.data, num=1)
+
+
+def seconds_by_data(rows: list[parts.Row]) -> list[dict[str, Any]]:
+    """One table per data set."""
+    names = [name for name in SEEDS if any(row["data"] == name for row in rows)]
+    return [one_data_set([row for row in rows if row["data"] == name]) for name in names]
+
+
+def one_data_set(rows: list[parts.Row]) -> dict[str, Any]:
+    """Quantiles of all methods on one data set, and how many times faster ours is than the best of the others."""
+    worse = worse_rates(rows)
+    names = [name for name in NAMES if name not in worse and any(row["method"] == name for row in rows)]
+    summary = {name: quantiles([row for row in rows if row["method"] == name]) for name in names}
     peers = {m: s["seconds"]["median"] for m, s in summary.items() if m != "cf.fit" and s["reached"]}
     best = min(peers, key=peers.__getitem__) if peers else None
-    own = summary["cf.fit"]["seconds"]["median"]
+    shared = ("data", "samples", "parameters", "widths", "target", "limit_seconds")
     return {
-        "data": name,
-        "samples": len(inputs),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(first)),
-        "widths": widths,
-        "target": target,
-        "limit_seconds": limit,
+        **{key: rows[0][key] for key in shared},
         "summary": summary,
         "best_peer": best,
-        "times_faster_than_the_best_peer": peers[best] / own if best else None,
-        "runs": rows,
-        "curves_of_seed_0": curves,
+        "times_faster_than_the_best_peer": (
+            peers[best] / summary["cf.fit"]["seconds"]["median"] if best and "cf.fit" in summary else None
+        ),
+        "runs": [{key: value for key, value in row.items() if key not in (*shared, "curve")} for row in rows],
+        "curves_of_seed_0": {
+            row["method"]: row["curve"] for row in rows if row["seed"] == 0 and row["method"] in names
+        },
     }
 
 
-def worse_rates(rows):
-    """The learning rates of Adam that are not the best: reached sooner, or a lower cost."""
-    adam = [row for row in rows if row["method"].startswith("optax Adam")]
-    adam.sort(key=lambda row: (not row["reached"], row["seconds"] if row["reached"] else row["cost"]))
-    return [row["method"] for row in adam[1:]]
+def worse_rates(rows: list[parts.Row]) -> list[str]:
+    """The learning rates of Adam but the best: more seeds at the target, then fewer seconds, then a lower cost."""
+    adam = [name for name in NAMES if name.startswith("optax Adam") and any(row["method"] == name for row in rows)]
+    found = {name: quantiles([row for row in rows if row["method"] == name]) for name in adam}
+    adam.sort(key=lambda name: (-found[name]["reached"], *(found[name][key]["median"] for key in ("seconds", "cost"))))
+    return adam[1:]
 
 
 def quantiles(rows):
@@ -107,42 +127,34 @@ def quantiles(rows):
     return out
 
 
-def sections():
-    """Section → function of the arguments."""
-    import fit_generalise
+SECTIONS = {
+    "seconds": parts.Section(seconds_to_target, seconds_by_data, range(5), NAMES, check=needs),
+    "test_error": parts.Section(
+        fit_generalise.test_errors,
+        fit_generalise.errors_by_data,
+        range(10),
+        fit_generalise.ESTIMATORS,
+        check=fit_generalise.needs_california,
+    ),
+    "mnist": parts.Section(
+        fit_generalise.mnist,
+        fit_generalise.mnist_results,
+        range(2),
+        fit_generalise.MNIST_METHODS,
+        dtype="float32",
+        check=fit_generalise.needs_mnist,
+    ),
+}
 
-    return {"seconds": seconds_to_target, "test_error": fit_generalise.test_errors, "mnist": fit_generalise.mnist}
 
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help="seconds, test_error, mnist (default: all)")
+def main(words: list[str] | None = None) -> None:
+    """Measure what was asked for."""
+    parser = parts.parser(__doc__, SECTIONS)
     parser.add_argument("--data", type=Path, default=os.environ.get("CHORDFLOW_DATA"), help="or CHORDFLOW_DATA")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that everything runs")
-    parser.add_argument("--out", type=Path, help="where the JSON record goes (default: standard output)")
-    parser.add_argument("--sets", nargs="+", help="of test_error: diabetes, california, 'digits regression', ...")
-    parser.add_argument("--limit", type=float, default=480.0, help="seconds per method and seed on MNIST")
-    args = parser.parse_args()
-    known = sections()
-    if unknown := [name for name in args.sections if name not in known]:
-        parser.error(f"sections: expected some of {', '.join(known)}, got {', '.join(unknown)}")
+    parser.add_argument("--sets", nargs="+", help="data sets: diabetes, california, 'digits regression', ...")
+    parser.add_argument("--limit", type=float, help="seconds of a run (default: 12 and 30; on MNIST 480 and 120)")
     jax.config.update("jax_enable_x64", True)
-    record: dict[str, Any] = (
-        json.loads(args.out.read_text()) if args.out and args.out.exists() else {"benchmark": "fit"}
-    )
-    for name in args.sections or known:
-        start, load = time.time(), os.getloadavg()[0]
-        try:
-            results = known[name](args)
-        except ValueError as error:
-            parser.error(str(error))
-        environment = describe() | {"load_at_start": load, "seconds": round(time.time() - start), "dtype": "float64"}
-        record[name] = {"environment": environment, "results": results}
-        if args.out:  # after each section: the next may be cut short
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(record, indent=1) + "\n")
-    if not args.out:
-        print(json.dumps(record, indent=1))
+    parts.run("fit", SECTIONS, parser, words)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,10 @@ import chordflow as cf
 
 CALIFORNIA = """python -c "from sklearn.datasets import fetch_california_housing as f; \
 f(as_frame=True).frame.to_csv('california_housing.csv', index=False)\""""
+MNIST = (
+    "download train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
+    "t10k-labels-idx1-ubyte.gz of https://ossci-datasets.s3.amazonaws.com/mnist/ into it"
+)
 
 
 def located(folder, name, recipe):
@@ -24,13 +28,13 @@ def located(folder, name, recipe):
 def diabetes():
     """442 samples, 10 features, one target."""
     inputs, targets = load_diabetes(return_X_y=True, scaled=False)
-    return inputs, np.asarray(targets)[:, None]
+    return np.asarray(inputs), np.asarray(targets)[:, None]
 
 
 def california(folder, num=1000):
     """The first 1000 rows, 8 features, median house value."""
     path = located(folder, "california_housing.csv", CALIFORNIA)
-    table = np.loadtxt(path, delimiter=",", skiprows=1, max_rows=num)
+    table = np.loadtxt(path, delimiter=",", skiprows=1, max_rows=num, ndmin=2)
     return table[:, :-1], table[:, -1:]
 
 
@@ -42,8 +46,7 @@ def digits():
 
 def mnist(folder, num):
     """``num`` training images and the 10 000 test images, pixels/255, flat; one-hot labels."""
-    recipe = "the four files train-images-idx3-ubyte[.gz], train-labels-…, t10k-images-…, t10k-labels-… of MNIST"
-    path = located(folder, "mnist", recipe)
+    path = located(folder, "mnist", MNIST)
     data = cf.data.load("idx", path=str(path), samples=num, seed=0, max_test=10_000)
     flat = (images.reshape(len(images), -1) for images in (data.inputs, data.test_inputs))
     return (*flat, data.targets, data.test_targets)

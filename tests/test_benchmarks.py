@@ -1,14 +1,21 @@
 """The benchmarks run, at one tiny size, and their records have what a reader needs. Not for their numbers."""
 
+import importlib
 import json
 import runpy
+import struct
 import subprocess
 import sys
+import time
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+
+import chordflow as cf
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -71,54 +78,209 @@ def test_keeping_the_default_run_took_less_than_a_twentieth_of_its_time():
     assert record["results"]["share"] < 0.05
 
 
-def test_the_committed_record_was_made_on_a_clean_tree_and_names_no_folder():
-    text = (BENCHMARKS / "records" / "flow_cost.json").read_text()
+# Those of the equations were made while their files were being written: they are taken anew.
+RECORDS = [path for path in sorted((BENCHMARKS / "records").glob("*.json")) if not path.stem.startswith("physics")]
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_a_committed_record_was_made_on_a_clean_tree_and_names_no_folder(path):
+    text = path.read_text()
     record = json.loads(text)
-    assert record["benchmark"] == "flow_cost"
-    assert record["environment"]["clean_tree"] is True
+    environments = [value["environment"] for value in (record, *record.values()) if "environment" in value]
+    assert environments
+    assert [made["clean_tree"] for made in environments] == [True] * len(environments)
     assert "/home" not in text
+    assert "/work" not in text
+
+
+@contextmanager
+def peers_own_rules():
+    """Dtypes, ranks and warnings are the peers' own affair."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
+        warnings.simplefilter("default")
+        yield
+
+
+@pytest.fixture
+def run_script(monkeypatch):
+    """Run a benchmark in this process, as from the command line."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+    def run(script, *words):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
+        with peers_own_rules():
+            runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+
+    return run
+
+
+@pytest.fixture
+def benchmark_module(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
+
+
+@pytest.fixture(scope="module")
+def made_up_data(tmp_path_factory):
+    """A folder like that of --data: same formats, other numbers."""
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    table = rng.normal(size=(60, 9))
+    np.savetxt(folder / "california_housing.csv", table, delimiter=",", header="a,b,c,d,e,f,g,h,y", comments="")
+    (folder / "mnist").mkdir()
+    for part, num in (("train", 120), ("t10k", 40)):
+        for kind, array in (("images-idx3", rng.integers(0, 256, (num, 28, 28))), ("labels-idx1", np.arange(num) % 10)):
+            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            (folder / "mnist" / f"{part}-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
+    return folder
 
 
 @pytest.mark.slow
-def test_fit_records_its_peers_from_the_same_start(tmp_path, monkeypatch):
-    out = tmp_path / "fit.json"
-    monkeypatch.delenv("CHORDFLOW_DATA", raising=False)
-    monkeypatch.setattr(sys, "argv", ["fit.py", "seconds", "test_error", "--smoke", "--out", str(out)])
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
-        warnings.simplefilter("default")  # the peers' own
-        runpy.run_path(str(BENCHMARKS / "fit.py"), run_name="__main__")
-    record = json.loads(out.read_text())
-    (data,) = record["seconds"]["results"]
+def test_fit_records_its_peers_from_the_same_start(tmp_path, run_script, made_up_data, monkeypatch):
+    monkeypatch.setenv("CHORDFLOW_DATA", str(made_up_data))
+    part = tmp_path / "parts" / "fit.json"
+    run_script("fit.py", "seconds", "mnist", "--smoke", "--limit", 0.5, "--out", part)
+    run_script("merge.py", part, "--out", tmp_path)
+    record = json.loads((tmp_path / "fit.json").read_text())
+    data, california = record["seconds"]["results"]
     assert (data["data"], data["parameters"]) == ("diabetes", 10 * 8 + 8 + 8 * 8 + 8 + 8 + 1)
+    assert (california["data"], california["samples"]) == ("california", 40)
     assert len(data["runs"]) == 10
+    assert len(data["summary"]) == 8, "one learning rate of Adam"
     for run in data["runs"]:
         assert run["reached"] == (run["cost"] <= data["target"])
     starts = {method: curve[0][1] for method, curve in data["curves_of_seed_0"].items() if "LM" in method}
     assert len(set(starts.values())) == 1, "the same parameters at the start"
-    assert {row["data"] for row in record["test_error"]["results"]} >= {"diabetes", "digits classification"}
+    assert (record["seconds"]["environment"]["dtype"], record["mnist"]["environment"]["dtype"]) == (
+        "float64",
+        "float32",
+    )
+    assert {"optimistix", "scikit-learn"} <= set(record["seconds"]["environment"]["packages"])
+    assert len(record["mnist"]["results"]["methods"]) == 4
+    assert str(made_up_data) not in (tmp_path / "fit.json").read_text()
     figure = tmp_path / "fit.png"
-    monkeypatch.setattr(sys, "argv", ["fit_plot.py", str(out), str(figure)])
-    runpy.run_path(str(BENCHMARKS / "fit_plot.py"), run_name="__main__")
+    run_script("fit_plot.py", tmp_path / "fit.json", figure)
     assert figure.stat().st_size > 10_000
 
 
 @pytest.mark.slow
-def test_physics_counts_steps_and_looks_at_peers(tmp_path, monkeypatch):
-    words = ["--only", "poisson_2d", "--seeds", "1", "--peer-seconds", "0.2", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["physics.py", *words])
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
-        warnings.simplefilter("default")  # the peers' own
-        runpy.run_path(str(BENCHMARKS / "physics.py"), run_name="__main__")
-    results = json.loads((tmp_path / "physics_poisson_2d.json").read_text())["results"]
-    assert len(results) == 6
-    (steps,) = results["cf.fit"]["steps"]
-    assert steps <= 100
-    assert results["cf.fit"]["below 1e-06"]["seeds"] == 1
-    for peer in results.values():
+def test_test_errors_of_two_pieces_are_those_of_all_splits(tmp_path, run_script):
+    words = ("test_error", "--smoke", "--sets", "diabetes", "digits classification")
+    for split in (0, 1):
+        run_script("fit.py", *words, "--seeds", split, "--out", tmp_path / f"{split}.json")
+    run_script("merge.py", tmp_path / "1.json", tmp_path / "0.json", "--out", tmp_path)
+    diabetes, digits = json.loads((tmp_path / "fit.json").read_text())["test_error"]["results"]
+    assert (diabetes["data"], diabetes["splits"], len(diabetes["methods"])) == ("diabetes", 2, 6)
+    assert (digits["data"], set(digits["methods"])) == ("digits classification", {"chord", "adam", "lbfgs"})
+    for method in digits["methods"].values():
+        assert method["mean"] == pytest.approx(np.mean(method["errors"]))
+
+
+@pytest.mark.slow
+def test_physics_counts_steps_and_looks_at_peers(tmp_path, run_script):
+    words = ("--smoke", "--steps", 3, "--peer-seconds", 0.1)
+    run_script("physics.py", "poisson_2d", *words, "--out", tmp_path / "0.json")
+    some = ("cf.fit", "scipy L-BFGS", "dense step")
+    run_script("physics.py", "heat", "burgers", "poisson_5d", *words, "--methods", *some, "--out", tmp_path / "1.json")
+    run_script("merge.py", tmp_path / "0.json", tmp_path / "1.json", "--out", tmp_path)
+    poisson, heat, burgers, drawn = (
+        json.loads((tmp_path / f"physics_{name}.json").read_text())
+        for name in ("poisson_2d", "heat", "burgers", "poisson_5d")
+    )
+    assert len(poisson["results"]) == 6
+    assert poisson["results"]["cf.fit"]["steps"] == [3]
+    for peer in poisson["results"].values():
         errors = [error for _, _, error in peer["curves"][0]]
         assert errors[-1] == peer["end"]["worst"]
+        assert peer["first_call"][0] > 0
+    for record in (poisson, heat, burgers, drawn):
+        (part,) = record["parts"]
+        assert part["options"]["peer_seconds"] == 0.1
+        assert part["load_at_start"] >= 0
+    assert set(heat["results"]) == set(burgers["results"]) == {"cf.fit", "scipy L-BFGS"}
+    assert drawn["results"]["ratio"] > 0
+    run_script("physics_plot.py", tmp_path, tmp_path / "physics.png")
+    assert (tmp_path / "physics.png").stat().st_size > 10_000
+
+
+def test_the_compilation_of_a_peer_is_not_in_its_seconds(benchmark_module):
+    peers = benchmark_module("physics_peers")
+    equation = cf.physics.poisson_2d(num=2, num_test=3)
+    start = cf.physics.small_normal(jax.random.key(0), (2, 2, 1))
+
+    def slow_to_compile():
+        time.sleep(0.4)
+        while True:
+            yield start
+
+    run = peers.iterate(equation, slow_to_compile(), seconds=0.01)
+    assert run.first_call >= 0.4
+    assert run.looks[1][1] < 0.3
+
+
+def test_the_step_that_crosses_a_level_is_found_among_those_not_looked_at(benchmark_module):
+    peers = benchmark_module("physics_peers")
+    errors = 0.5 * 0.87 ** np.arange(47)
+    asked = []
+
+    def error(point):
+        asked.append(int(point[0]))
+        return float(errors[asked[-1]])
+
+    looks = peers.Looks(error, np.zeros(1))
+    for step in range(1, 47):
+        looks.add(0.1 * step, np.full(1, step))
+    found = looks.ended()
+    assert [step for step, _, _ in found] == list(range(47))
+    first = next(step for step, _, error in found if error < 1e-2)
+    assert first == np.argmax(errors < 1e-2)
+    assert found[-1][2] == errors[-1]
+    assert 19 not in asked, "no level lies between the first twenty"
+
+
+def made_up_part(seeds, **environment):
+    """A part of heat with rows of these seeds."""
+    below = {"0.01": [3, 0.5], "0.001": None}
+    rows = [
+        {"method": "cf.fit", "seed": seed, "first_call": 2.0, "steps": 5, "seconds": 1.0 + seed, "error": 0.1 * seed}
+        | {"below": below, "load": 1.0}
+        for seed in seeds
+    ]
+    about = {"load_at_start": 0.5, "seconds": 9, "options": {"seeds": list(seeds)}}
+    section = {"dtype": "float64", "about": about, "rows": rows}
+    return {"benchmark": "physics", "environment": {"commit": "abc"} | environment, "sections": {"heat": section}}
+
+
+def test_merged_parts_are_the_record_of_all_seeds(benchmark_module, tmp_path):
+    merge = benchmark_module("merge")
+    (whole,) = merge.records([made_up_part(range(4))], tmp_path).values()
+    (pieces,) = merge.records([made_up_part([2, 3]), made_up_part([0, 1])], tmp_path).values()
+    assert pieces["results"] == whole["results"]
+    assert whole["results"]["cf.fit"]["end"] == pytest.approx({"median": 0.15, "worst": 0.3, "best": 0.0})
+    assert whole["results"]["cf.fit"]["below 0.001"] == {"seeds": 0, "steps": [], "median_seconds": None}
+    with pytest.raises(ValueError, match=r"\('cf.fit', 2\) is in two parts"):
+        merge.records([made_up_part([1, 2]), made_up_part([2])], tmp_path)
+    with pytest.raises(ValueError, match="the parts differ in commit"):
+        merge.records([made_up_part([1]), made_up_part([2], commit="def")], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "text"),
+    [
+        ("fit.py", ["secnds"], "sections: expected some of seconds, test_error, mnist, got secnds"),
+        ("fit.py", ["seconds", "--methods", "lbfgs"], "methods: expected some of cf.fit"),
+        ("fit.py", ["seconds", "--seeds", "3-1"], "expected a number or FIRST-LAST such as 0-9, got '3-1'"),
+        # The last section's data are missed before the first is measured.
+        ("fit.py", ["seconds", "mnist", "--sets", "diabetes"], "mnist: give --data or set CHORDFLOW_DATA"),
+        ("physics.py", ["burgers", "--methods", "optax Adam"], "give --peer-seconds"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_said_before_anything_is_measured(
+    script, words, text, run_script, capsys, monkeypatch
+):
+    monkeypatch.delenv("CHORDFLOW_DATA", raising=False)
+    with pytest.raises(SystemExit):
+        run_script(script, *words)
+    assert text in capsys.readouterr().err
 
 
 def test_the_figure_of_the_equations_is_drawn_from_the_committed_records(tmp_path, monkeypatch):
@@ -133,5 +295,5 @@ def test_fit_says_how_to_get_data_that_comes_with_no_package(tmp_path):
     for folder in (None, tmp_path):
         with pytest.raises(ValueError, match=r"CHORDFLOW_DATA.*fetch_california_housing"):
             read["california"](folder)
-        with pytest.raises(ValueError, match=r"CHORDFLOW_DATA.*train-images-idx3-ubyte"):
+        with pytest.raises(ValueError, match=r"CHORDFLOW_DATA.*train-images-idx3-ubyte.*https://"):
             read["mnist"](folder, 10)
