@@ -145,12 +145,38 @@ def test_weights_of_a_batch_are_sample_weights():
 
 
 def test_schedules_are_followed():
-    half, same = (
-        cf.optim.adapted(NET, learning_rate=lambda count: 0.5),
-        cf.optim.adapted(NET, damping=lambda count: 1e-3, momentum=lambda count: 0.0),
-    )
-    halved, whole = (update(tx, tx.init(PARAMS), PARAMS, batch=BATCH)[0] for tx in (half, same))
-    np.testing.assert_allclose(2 * halved[0]["w"], whole[0]["w"], rtol=1e-12)
+    """Each by the count of steps, against the literal step with the values of that count."""
+
+    def values(count):
+        k = jnp.asarray(count, float)
+        return 0.5 / (1 + k), 10.0 ** -(2 + k), 0.3 * (1 + k)  # rate, damping, momentum
+
+    names = ("learning_rate", "damping", "momentum")
+    tx = cf.optim.adapted(NET, **{name: lambda count, i=i: values(count)[i] for i, name in enumerate(names)})
+    params, phi, state = PARAMS, np.zeros(26), tx.init(PARAMS)
+    for count in range(3):
+        rows, targets = ROWS[6 * count : 6 * count + 6], VALUES[6 * count : 6 * count + 6]
+        rate, damping, mu = map(float, values(count))
+        phi, step = literal_spring(ravel_pytree(params), rows, targets, phi, damping, mu, count + 1)
+        updates, state = update(tx, state, params, batch=(rows, targets))
+        np.testing.assert_allclose(ravel_pytree(updates)[0], rate * step, rtol=1e-7, atol=1e-11)
+        params = apply(params, updates)
+
+
+def test_damping_has_the_same_unit_for_every_solver():
+    solvers = (cf.solve.Cholesky(), cf.solve.SVD(), cf.solve.Iterative(rank=8, rtol=1e-10))
+    steps = []
+    for solver in solvers:
+        tx = cf.optim.adapted(NET, damping=1e-2, linear_solver=solver)
+        steps.append(ravel_pytree(update(tx, tx.init(PARAMS), PARAMS, batch=(ROWS, VALUES))[0])[0])
+    np.testing.assert_allclose(steps[1], steps[0], rtol=1e-9, atol=1e-12)
+    # Of products alone Σσ² is known to a part of what the sketch leaves.
+    assert float(jnp.linalg.norm(steps[2] - steps[0])) < 0.01 * float(jnp.linalg.norm(steps[0]))
+    # Negative control: σ_max² as the unit, which differs by a third here, changes the step.
+    sigma = jnp.linalg.svd(cf.Problem(NET, ROWS, VALUES).jacobian(PARAMS).as_matrix(), compute_uv=False)
+    tx = cf.optim.adapted(NET, damping=1e-2 * float(sigma[0] ** 2 / jnp.sum(sigma**2)))
+    other = ravel_pytree(update(tx, tx.init(PARAMS), PARAMS, batch=(ROWS, VALUES))[0])[0]
+    assert float(jnp.linalg.norm(other - steps[0])) > 0.05 * float(jnp.linalg.norm(steps[0]))
 
 
 def test_dtype_is_kept():

@@ -11,7 +11,9 @@ from jaxtyping import Array, Float, PyTree
 from chordflow.bounds import require_within
 from chordflow.losses import AbstractLoss
 from chordflow.problem import Problem
-from chordflow.solve import AbstractMethod, Cholesky
+from chordflow.solve import AbstractDecomposition, AbstractMethod, Cholesky
+from chordflow.solve.dense import Triplets
+from chordflow.solve.iterative import Sketch
 from chordflow.training.follow import Point, linearise
 from chordflow.training.linearise import Aim
 
@@ -92,7 +94,8 @@ def adapted(
     learning_rate
         η, or a schedule of the step count.
     damping
-        λ in units of Σσ² of the batch (the trace of AAᵀ): a number, a schedule, or :class:`AdaptiveDamping`.
+        λ in units of Σσ² of the batch (the trace of AAᵀ, with ``Iterative()`` an estimate of it): a number, a schedule,
+        or :class:`AdaptiveDamping`.
     momentum
         μ in [0, 1), or a schedule.
     max_norm
@@ -215,7 +218,7 @@ class _Rule(NamedTuple):
         point = linearise(aim, self.method, theta)
         mu = jnp.asarray(self.momentum(state.count) if callable(self.momentum) else self.momentum, theta.dtype)
         relative = self._relative_damping(state, theta.dtype)
-        lam = relative * point.decomposition.scale
+        lam = relative * _sum_of_squares(point.decomposition)
         phi = self._increment(aim, point, lam, mu * last)
         corrected = phi / jnp.sqrt(1 - mu ** (2 * (state.count + 1)).astype(theta.dtype))
         step = self._bounded(corrected * self._rate(state, theta.dtype))
@@ -264,6 +267,13 @@ class _Rule(NamedTuple):
 def _update(rule: _Rule, problem: Problem, state: AdaptedState, params: PyTree) -> tuple[PyTree, AdaptedState]:
     """Compiled here, so that a loop without jit of its own is not slow."""
     return rule.step(problem, state, params)
+
+
+def _sum_of_squares(decomposition: AbstractDecomposition) -> Scalar:
+    """Σσ² of A, so that a damping means the same with every method; ``scale`` is σ_max² for some of them."""
+    if isinstance(decomposition, Triplets):
+        return jnp.sum(decomposition.sigma**2)
+    return decomposition.sum_of_squares() if isinstance(decomposition, Sketch) else decomposition.scale
 
 
 def _gain(aim: Aim, point: Point, step: Float[Array, " K"]) -> Scalar:
