@@ -209,3 +209,34 @@ def test_a_missing_batch_is_said():
         update(tx, tx.init(PARAMS), PARAMS)
     with pytest.raises(ValueError, match=r"batch must be \(inputs, targets\)"):
         update(tx, tx.init(PARAMS), PARAMS, batch=(ROWS,))
+
+
+@pytest.mark.parametrize("damping", [1e-17, lambda count: 1e-17, AdaptiveDamping(initial=1e-17)])
+def test_a_damping_that_the_factorisation_cannot_see_is_refused(damping):
+    tx = cf.optim.adapted(NET, damping=damping)
+    with pytest.raises(ValueError, match="damping = 1e-17 is below what the factorisation can see in float64"):
+        update(tx, tx.init(PARAMS), PARAMS, batch=BATCH)
+    seen = cf.optim.adapted(NET, damping=damping, linear_solver=cf.solve.SVD())
+    updates, _ = update(seen, seen.init(PARAMS), PARAMS, batch=BATCH)
+    assert np.all(np.isfinite(ravel_pytree(updates)[0]))
+
+
+def test_a_schedule_that_leaves_its_interval_is_refused_at_that_step():
+    tx = cf.optim.adapted(NET, momentum=lambda count: jnp.where(count < 1, 0.5, 1.0))
+    _, state = update(tx, tx.init(PARAMS), PARAMS, batch=BATCH)
+    with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\), got 1"):
+        update(tx, state, PARAMS, batch=BATCH)
+
+
+def test_a_problem_brings_its_own_loss_and_trainable_parameters():
+    labels = jax.nn.softmax(jnp.concatenate([VALUES[:6], 0 * VALUES[:6]], axis=1))
+    model, w = lambda w, row: row @ w, jnp.asarray(RNG.normal(size=(3, 2)))
+    problem = cf.Problem(model, ROWS[:6], labels, cf.CrossEntropy())
+    own, theirs = cf.optim.adapted(model), cf.optim.adapted(model, cf.CrossEntropy())
+    expected, _ = update(theirs, theirs.init(w), w, batch=(ROWS[:6], labels))
+    for tx in (own, theirs):
+        np.testing.assert_allclose(update(tx, tx.init(w), w, problem=problem)[0], expected, rtol=1e-12)
+    for options, text in (({"loss": cf.SquaredError()}, "loss=SquaredError"), ({"trainable": True}, "trainable")):
+        tx = cf.optim.adapted(model, **options)
+        with pytest.raises(ValueError, match=f"{text}.* give it to the problem"):
+            update(tx, tx.init(w), w, problem=problem)

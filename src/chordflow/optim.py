@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from chordflow.bounds import require_within
 from chordflow.losses import AbstractLoss
-from chordflow.problem import Problem
+from chordflow.problem import Problem, is_concrete
 from chordflow.solve import AbstractDecomposition, AbstractMethod, Cholesky
 from chordflow.solve.dense import Triplets
 from chordflow.solve.iterative import Sketch
@@ -95,7 +95,8 @@ def adapted(
         η, or a schedule of the step count.
     damping
         λ in units of Σσ² of the batch (the trace of AAᵀ, with ``Iterative()`` an estimate of it): a number, a schedule,
-        or :class:`AdaptiveDamping`.
+        or :class:`AdaptiveDamping`. Below what the factorisation can see it is an error; a schedule under jit cannot be
+        looked at, and a step with too little of it is not finite.
     momentum
         μ in [0, 1), or a schedule.
     max_norm
@@ -109,9 +110,11 @@ def adapted(
     -------
     optax.GradientTransformationExtraArgs
         ``update(grads, state, params, batch=(inputs, targets))``; a third entry of ``batch`` is sample weights. For
-        several terms give ``problem=`` instead of ``batch``. ``grads`` is not used and may be None: the step needs the
-        residual of every sample. Updates are added to the parameters, as in optax; works under jit, scan and vmap,
-        and chains with transforms after it.
+        several terms give ``problem=`` instead of ``batch``: its functions, loss and trainable parameters then stand in
+        place of those given here, of which loss must be the same or None and trainable None. ``grads`` is not used
+        and may be None: the step needs the residual of every sample. Updates are added to the parameters, as in optax;
+        works under jit, scan and vmap, and chains with transforms after it. Outside jit the values of each batch are
+        looked at, as by :class:`chordflow.Problem`, which takes a part of the time of a small step.
 
     Raises
     ------
@@ -159,6 +162,7 @@ def adapted(
         del updates, extra
         if params is None:
             raise ValueError("adapted: update needs params: tx.update(None, state, params, batch=(inputs, targets))")
+        rule.check_step(state.count, state.momentum)
         return _update(rule, _problem(model, loss, trainable, batch, problem), state, params)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -174,6 +178,13 @@ def _problem(
     if (batch is None) == (problem is None):
         raise ValueError("adapted: update needs either batch=(inputs, targets) or problem=cf.Problem(...)")
     if problem is not None:
+        if loss is not None and type(loss) is not type(problem.loss):
+            raise ValueError(
+                f"adapted: loss={type(loss).__name__} is not that of the problem, {type(problem.loss).__name__}: "
+                "give it to the problem alone"
+            )
+        if trainable is not None:
+            raise ValueError("adapted: trainable is not used where update has a problem: give it to the problem alone")
         return problem
     if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
         raise ValueError("adapted: batch must be (inputs, targets) or (inputs, targets, weights)")
@@ -199,16 +210,39 @@ class _Rule(NamedTuple):
             raise ValueError(
                 f"adapted: loss must be cf.SquaredError(), cf.CrossEntropy() or cf.Loss(fn), got {self.loss!r}"
             )
-        if not callable(self.learning_rate):
-            require_within("adapted", "learning_rate", self.learning_rate, 0.0, open_left=True)
-        if not callable(self.damping) and not isinstance(self.damping, AdaptiveDamping):
-            require_within("adapted", "damping", self.damping, 0.0, open_left=True)
-        if not callable(self.momentum):
-            require_within("adapted", "momentum", self.momentum, 0.0, 1.0, open_right=True)
+        self._check_values(self.learning_rate, self.damping, self.momentum)
         if self.max_norm is not None:
             require_within("adapted", "max_norm", self.max_norm, 0.0, open_left=True)
         if not isinstance(self.method, AbstractMethod):
             raise ValueError(f"adapted: linear_solver must be of cf.solve, such as cf.solve.SVD(), got {self.method!r}")
+
+    def check_step(self, count: Array, momentum: PyTree) -> None:
+        """One line where a value of this step is outside its interval, or a damping that the factorisation cannot see.
+
+        Where the step count is traced, schedules are not looked at.
+        """
+
+        def now(value: Any) -> Any:
+            return value(count) if callable(value) and is_concrete(count) else value
+
+        rate, damping, mu = now(self.learning_rate), now(self.damping), now(self.momentum)
+        self._check_values(rate, damping, mu)
+        damping = damping.initial if isinstance(damping, AdaptiveDamping) else damping
+        dtype = jnp.result_type(*jax.tree.leaves(momentum))
+        if not callable(damping) and is_concrete(damping) and damping < self._lowest(dtype):
+            raise ValueError(
+                f"adapted: damping = {float(damping):g} is below what the factorisation can see in {dtype} "
+                f"({self._lowest(dtype):.1g}): use more, or linear_solver=cf.solve.SVD()"
+            )
+
+    @staticmethod
+    def _check_values(learning_rate: Any, damping: Any, momentum: Any) -> None:
+        if not callable(learning_rate):
+            require_within("adapted", "learning_rate", learning_rate, 0.0, open_left=True)
+        if not callable(damping) and not isinstance(damping, AdaptiveDamping):
+            require_within("adapted", "damping", damping, 0.0, open_left=True)
+        if not callable(momentum):
+            require_within("adapted", "momentum", momentum, 0.0, 1.0, open_right=True)
 
     def step(self, problem: Problem, state: AdaptedState, params: PyTree) -> tuple[PyTree, AdaptedState]:
         """Updates to add to the parameters, and the next state."""
@@ -234,11 +268,6 @@ class _Rule(NamedTuple):
     def _relative_damping(self, state: AdaptedState, dtype: Any) -> Scalar:
         if isinstance(self.damping, AdaptiveDamping):
             return state.damping
-        if not callable(self.damping) and self.damping < self._lowest(dtype):
-            raise ValueError(
-                f"adapted: damping = {self.damping:g} is below what the factorisation can see in {dtype} "
-                f"({self._lowest(dtype):.1g}): use more, or linear_solver=cf.solve.SVD()"
-            )
         return jnp.asarray(self.damping(state.count) if callable(self.damping) else self.damping, dtype)
 
     def _lowest(self, dtype: Any) -> float:
