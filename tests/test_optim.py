@@ -151,15 +151,15 @@ def test_schedules_are_followed():
         k = jnp.asarray(count, float)
         return 0.5 / (1 + k), 10.0 ** -(2 + k), 0.3 * (1 + k)  # rate, damping, momentum
 
-    names = ("learning_rate", "damping", "momentum")
-    tx = cf.optim.adapted(NET, **{name: lambda count, i=i: values(count)[i] for i, name in enumerate(names)})
+    rate, damping, momentum = (lambda count, i=i: values(count)[i] for i in range(3))
+    tx = cf.optim.adapted(NET, learning_rate=rate, damping=damping, momentum=momentum)
     params, phi, state = PARAMS, np.zeros(26), tx.init(PARAMS)
     for count in range(3):
         rows, targets = ROWS[6 * count : 6 * count + 6], VALUES[6 * count : 6 * count + 6]
-        rate, damping, mu = map(float, values(count))
-        phi, step = literal_spring(ravel_pytree(params), rows, targets, phi, damping, mu, count + 1)
+        eta, lam, mu = map(float, values(count))
+        phi, step = literal_spring(ravel_pytree(params), rows, targets, phi, lam, mu, count + 1)
         updates, state = update(tx, state, params, batch=(rows, targets))
-        np.testing.assert_allclose(ravel_pytree(updates)[0], rate * step, rtol=1e-7, atol=1e-11)
+        np.testing.assert_allclose(ravel_pytree(updates)[0], eta * step, rtol=1e-7, atol=1e-11)
         params = apply(params, updates)
 
 
@@ -236,7 +236,11 @@ def test_a_problem_brings_its_own_loss_and_trainable_parameters():
     expected, _ = update(theirs, theirs.init(w), w, batch=(ROWS[:6], labels))
     for tx in (own, theirs):
         np.testing.assert_allclose(update(tx, tx.init(w), w, problem=problem)[0], expected, rtol=1e-12)
-    for options, text in (({"loss": cf.SquaredError()}, "loss=SquaredError"), ({"trainable": True}, "trainable")):
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"loss": cf.SquaredError()}, "loss=SquaredError"),
+        ({"trainable": True}, "trainable"),
+    ]
+    for options, text in wrong:
         tx = cf.optim.adapted(model, **options)
         with pytest.raises(ValueError, match=f"{text}.* give it to the problem"):
             update(tx, tx.init(w), w, problem=problem)

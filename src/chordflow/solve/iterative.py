@@ -26,7 +26,8 @@ class Iterative(AbstractMethod):
         Residual at which conjugate gradients stop, relative to the right-hand side. Chord corrections of a fit repair
         what is left; a flow wants less than its own tolerance.
     max_products
-        Bound on their iterations, of one product with A and one with Aᵀ each. What is reached by then is used.
+        Bound on their iterations, of one product with A and one with Aᵀ each. What is reached by then is used:
+        in the history of a fit of squared error the rest of the residual counts as unreachable.
     """
 
     rank: int = 64
