@@ -7,17 +7,20 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
+from scipy.special import expit, log_expit, log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d, validate_data
 
 from chordflow.bounds import require_within
 from chordflow.lookup import chosen
-from chordflow.losses import AbstractLoss, CrossEntropy, SquaredError
+from chordflow.losses import AbstractLoss, CrossEntropy, Loss, SquaredError
 from chordflow.models import MLP, mlp
 from chordflow.problem import Problem
 from chordflow.solve import SVD, Cholesky
@@ -77,11 +80,15 @@ class _ChordMLP(BaseEstimator):
         for option in ("max_iter", "n_iter_no_change"):
             if not isinstance(getattr(self, option), (int, np.integer)):
                 raise ValueError(f"{name}: {option} must be an integer, got {getattr(self, option)!r}")
+        for option in ("early_stopping", "warm_start", "refit"):
+            if not isinstance(getattr(self, option), (bool, np.bool_)):
+                raise ValueError(f"{name}: {option} must be True or False, got {getattr(self, option)!r}")
         try:
             sizes = np.atleast_1d(self.hidden_layer_sizes)
         except ValueError:
-            sizes = np.empty(0)  # ragged
-        if sizes.ndim != 1 or not np.issubdtype(sizes.dtype, np.integer) or not np.all(sizes > 0):
+            sizes = np.zeros(1)  # ragged
+        # An empty one, as MLPRegressor takes it, is a linear model.
+        if sizes.ndim != 1 or (sizes.size and not (np.issubdtype(sizes.dtype, np.integer) and np.all(sizes > 0))):
             raise ValueError(f"{name}: hidden_layer_sizes must be positive integers, got {self.hidden_layer_sizes!r}")
 
     # --- fitting ----------------------------------------------------------------------------------------------
@@ -97,8 +104,9 @@ class _ChordMLP(BaseEstimator):
                 np.arange(len(X)), test_size=self.validation_fraction, random_state=random, stratify=stratify
             )
             kept, held = (samples.take(np.asarray(part)) for part in parts)
-        if not np.any(kept.weights > 0):
-            raise ValueError("sample_weight: all training samples have weight zero, expected at least one positive")
+        for name, part in (("training", kept), ("validation", held)):
+            if part is not None and not np.any(part.weights > 0):
+                raise ValueError(f"sample_weight: all {name} samples have weight zero, expected at least one positive")
         with jax.enable_x64(True):
             params = self._initial_params(X.shape[1], targets.shape[1], random)
             watch = _Watch(self, None if held is None else held.problem(self._network, loss), params)
@@ -106,26 +114,36 @@ class _ChordMLP(BaseEstimator):
             if held is not None and self.refit and watch.best is not None:
                 count, everything = itertools.count(1), samples.problem(self._network, loss)
                 result = self._walk(everything, params, lambda _: next(count) >= watch.best_step)
-            best = watch.best if held is not None and not self.refit else None
-            layers = jax.tree.map(np.asarray, result.params if best is None else best)
-        if "not_finite" in (watched.result_name, result.result_name):
-            raise ValueError("the loss or its derivatives are not finite: scale X and y, for instance to unit variance")
-        if watched.result_name == "step_limit":
-            warnings.warn(
-                f"max_iter = {self.max_iter} steps were taken and the loss still falls: increase max_iter or tol",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
+            keeps_best = held is not None and not self.refit and watch.best is not None
+            layers = jax.tree.map(np.asarray, watch.best if keeps_best else result.params)
+        self._warn(watched, result)
         self.coefs_ = [layer["w"] for layer in layers]
         self.intercepts_ = [layer["b"] for layer in layers]
-        self.loss_curve_ = [float(cost) for cost in result.history.cost]
-        self.loss_ = self.loss_curve_[-1]
+        self.loss_curve_ = np.asarray(result.history.cost).tolist()
+        self.loss_ = self.loss_curve_[watch.best_step - 1 if keeps_best else -1]
         self.n_iter_ = len(self.loss_curve_)
         self.n_layers_ = len(self.coefs_) + 1
         self.n_outputs_ = targets.shape[1]
         self.validation_losses_ = watch.losses if self.early_stopping else None
         self.best_step_ = watch.best_step if self.early_stopping else None
         self.result_ = watched.result_name
+
+    def _warn(self, *ended: Fit) -> None:
+        """Say why a fit ended where that is not as it should; ValueError where it never went anywhere."""
+        for one in ended:
+            if one.result_name == "not_finite":
+                taken = int(np.sum(np.asarray(one.history.accepted)))
+                cause = "the loss or its derivatives are not finite"
+                if not taken:
+                    raise ValueError(f"{cause}: scale X and y, for instance to unit variance")
+                said = f"{cause} after {taken} steps, whose parameters are kept: scale X and y, or increase alpha"
+                warnings.warn(said, ConvergenceWarning, stacklevel=4)
+        if ended[0].result_name == "step_limit":
+            warnings.warn(
+                f"max_iter = {self.max_iter} steps were taken and the loss still falls: increase max_iter or tol",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
 
     def _walk(self, problem: Problem, params: Any, callback: Callable[[FitState], Any]) -> Fit:
         """Steps from ``params``; where they are watched, along a path that begins with the largest singular values."""
@@ -307,11 +325,22 @@ class ChordRegressor(RegressorMixin, _ChordMLP):
         return outputs[:, 0] if self._one_column else outputs
 
 
+def _logistic_entropies(x: Any, y: Any) -> Any:
+    """Σ log(1 + eˣ) − x y."""
+    return jnp.sum(jax.nn.softplus(x) - x * y)
+
+
+SEVERAL_LABELS = Loss(_logistic_entropies)
+"""Of outputs that are each the logit of a label of its own."""
+
+
 class ChordClassifier(ClassifierMixin, _ChordMLP):
     """A network for classification, fitted by :func:`chordflow.fit`: a drop-in for ``MLPClassifier`` of scikit-learn.
 
     Minimises the mean cross-entropy of softmax outputs, weighted, + ½ alpha |θ|²/Σ wₙ by generalised Gauss–Newton
     steps. With alpha = 0 the logits of separable data grow without bound (one-hot labels have no equilibrium).
+    Where ``y`` has several labels per sample, (N, Q) of 0 and 1, it is the sum of Q cross-entropies of logistic
+    outputs, as for ``MLPClassifier``.
     Parameters and attributes as for :class:`ChordRegressor`, and ``classes_``.
 
     Examples
@@ -323,38 +352,42 @@ class ChordClassifier(ClassifierMixin, _ChordMLP):
     ['low', 'high']
     """
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "ChordClassifier":
-        """Fit to ``X`` (N, d) and class labels ``y`` (N,); ``sample_weight`` (N,) as multiplicities."""
-        from sklearn.utils.multiclass import check_classification_targets
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
 
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "ChordClassifier":
+        """Fit to ``X`` (N, d) and classes ``y`` (N,) or labels (N, Q); ``sample_weight`` (N,) as multiplicities."""
         self._check_options()
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        y = column_or_1d(y, warn=True)
+        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True)
+        y = column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
         check_classification_targets(y)
         weights = _sample_weights(sample_weight, len(X))
         binarizer = LabelBinarizer().fit(y)
+        if self.warm_start and hasattr(self, "classes_") and not np.array_equal(binarizer.classes_, self.classes_):
+            raise ValueError(f"warm_start: fitted to the classes {self.classes_}, the new y has {binarizer.classes_}")
         self.classes_ = binarizer.classes_
-        if len(self.classes_) < 2:
+        self._multilabel = binarizer.y_type_.startswith("multilabel")
+        if len(self.classes_) < 2 and not self._multilabel:
             raise ValueError(f"ChordClassifier needs at least two classes, got one class: {self.classes_[0]!r}")
-        one_hot = binarizer.transform(y).astype(np.float64)
-        if one_hot.shape[1] == 1:
-            one_hot = np.hstack([1 - one_hot, one_hot])
-        self._fit_network(X, one_hot, weights, CrossEntropy())
+        labels = binarizer.transform(y).astype(np.float64)
+        if labels.shape[1] == 1:
+            labels = np.hstack([1 - labels, labels])
+        self._fit_network(X, labels, weights, SEVERAL_LABELS if self._multilabel else CrossEntropy())
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities (N, number of classes), columns in the order of ``classes_``."""
-        logits = self._outputs(X)
-        p = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return p / p.sum(axis=1, keepdims=True)
+        outputs = self._outputs(X)
+        return expit(outputs) if self._multilabel else softmax(outputs, axis=1)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Logarithms of :meth:`predict_proba`, exact where probabilities underflow."""
-        logits = self._outputs(X)
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        outputs = self._outputs(X)
+        return log_expit(outputs) if self._multilabel else log_softmax(outputs, axis=1)
 
     def predict(self, X: Any) -> np.ndarray:
-        """The most probable class of each row."""
-        best = np.argmax(self._outputs(X), axis=1)
-        return self.classes_[best]
+        """The most probable class of each row, or its labels of probability above ½."""
+        outputs = self._outputs(X)
+        return (outputs > 0).astype(int) if self._multilabel else self.classes_[np.argmax(outputs, axis=1)]
