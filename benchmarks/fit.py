@@ -3,7 +3,8 @@
     OPENBLAS_NUM_THREADS=1 python benchmarks/fit.py [SECTION ...] [--data FOLDER] [--seeds 0-4] [--out PART.json]
     python benchmarks/merge.py PART.json ...
 
-Sections: seconds (to cost 1e-6 on diabetes and California housing), test_error (ten splits of four data sets), mnist.
+Sections: seconds (to cost 1e-6 on diabetes and California housing), test_error (ten splits of four data sets), mnist,
+checks (how long scikit-learn's own checks and `chordflow bench` take).
 All methods start from the same parameters; seconds are after a first call that compiles. Methods take turns within each
 seed, so that a busy minute slows all. All of it takes an hour and a half on two cores; pieces of some sections, data
 sets, seeds (splits of test_error) and methods are merged to the same record.
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fit_checks
 import fit_generalise
 import jax
 import numpy as np
@@ -144,6 +146,7 @@ SECTIONS = {
         dtype="float32",
         check=fit_generalise.needs_mnist,
     ),
+    "checks": parts.Section(fit_checks.checks, fit_checks.seconds, range(1), tuple(fit_checks.COMMANDS)),
 }
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import runpy
 import struct
 import subprocess
@@ -17,7 +18,8 @@ import pytest
 
 import chordflow as cf
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.mark.slow
@@ -138,7 +140,7 @@ def made_up_data(tmp_path_factory):
 def test_fit_records_its_peers_from_the_same_start(tmp_path, run_script, made_up_data, monkeypatch):
     monkeypatch.setenv("CHORDFLOW_DATA", str(made_up_data))
     part = tmp_path / "parts" / "fit.json"
-    run_script("fit.py", "seconds", "mnist", "--smoke", "--limit", 0.5, "--out", part)
+    run_script("fit.py", "seconds", "mnist", "checks", "--smoke", "--limit", 0.5, "--out", part)
     run_script("merge.py", part, "--out", tmp_path)
     record = json.loads((tmp_path / "fit.json").read_text())
     data, california = record["seconds"]["results"]
@@ -156,6 +158,7 @@ def test_fit_records_its_peers_from_the_same_start(tmp_path, run_script, made_up
     )
     assert {"optimistix", "scikit-learn"} <= set(record["seconds"]["environment"]["packages"])
     assert len(record["mnist"]["results"]["methods"]) == 4
+    assert list(record["checks"]["results"]) == ["chordflow bench"]
     assert str(made_up_data) not in (tmp_path / "fit.json").read_text()
     figure = tmp_path / "fit.png"
     run_script("fit_plot.py", tmp_path / "fit.json", figure)
@@ -266,7 +269,7 @@ def test_merged_parts_are_the_record_of_all_seeds(benchmark_module, tmp_path):
 @pytest.mark.parametrize(
     ("script", "words", "text"),
     [
-        ("fit.py", ["secnds"], "sections: expected some of seconds, test_error, mnist, got secnds"),
+        ("fit.py", ["secnds"], "sections: expected some of seconds, test_error, mnist, checks, got secnds"),
         ("fit.py", ["seconds", "--methods", "lbfgs"], "methods: expected some of cf.fit"),
         ("fit.py", ["seconds", "--seeds", "3-1"], "expected a number or FIRST-LAST such as 0-9, got '3-1'"),
         # The last section's data are missed before the first is measured.
@@ -297,3 +300,89 @@ def test_fit_says_how_to_get_data_that_comes_with_no_package(tmp_path):
             read["california"](folder)
         with pytest.raises(ValueError, match=r"CHORDFLOW_DATA.*train-images-idx3-ubyte.*https://"):
             read["mnist"](folder, 10)
+
+
+def numbers_of(tree):
+    """All numbers of a record but those of its curves."""
+    if isinstance(tree, dict):
+        return [n for key, value in tree.items() if "curve" not in key for n in numbers_of(value)]
+    if isinstance(tree, list):
+        return [n for value in tree for n in numbers_of(value)]
+    return [float(tree)] if isinstance(tree, int | float) and not isinstance(tree, bool) else []
+
+
+def is_one_of(text, numbers, slack=0.5001):
+    """Whether a number as it is written is one of these to ``slack`` of its last digit, or a percentage of one."""
+    mantissa, _, exponent = text.partition("e")
+    step = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+    value = float(text)
+    return any(abs(n - value) <= slack * step for number in numbers for n in (number, 100 * number))
+
+
+def test_a_number_that_is_written_is_found_by_its_digits():
+    assert is_one_of("1.2e-7", [3.0, 1.24e-7])
+    assert not is_one_of("1.2e-7", [1.26e-7])
+    assert is_one_of("14.7", [0.1468])
+    assert not is_one_of("0.24", [0.246])
+
+
+def rows_of(page, heading):
+    """The lines of the first table after a heading, without head and rule."""
+    text = (ROOT / page).read_text(encoding="utf-8").split(heading)[1]
+    table = re.search(r"(?:^\|.*\n)+", text, re.M)
+    assert table
+    return table[0].splitlines()[2:]
+
+
+def record_of(name):
+    return json.loads((BENCHMARKS / "records" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_the_table_of_seconds_has_the_medians_of_the_record():
+    results = record_of("fit")["seconds"]["results"]
+    for row in rows_of("docs/fit.md", "## How it compares: seconds"):
+        label, *cells = (cell.strip(" *") for cell in row.strip("|").split("|"))
+        words = re.findall(r"LM|QR|LSMR|lbfgs|L-BFGS-B|L-BFGS|Adam|adam|cf\.fit|optax|scipy|scikit-learn", label)
+        for result, cell in zip(results, cells, strict=True):
+            (name,) = (n for n in result["summary"] if set(words) <= set(re.split(r"[ ()]", n)))
+            of = result["summary"][name]
+            if found := re.match(r"([\d.]+)\b", cell):
+                assert is_one_of(found[1], [of["seconds"]["median"]]), (label, cell)
+            else:
+                assert of["reached"] == 0, (label, cell)
+
+
+def test_the_table_of_test_errors_has_the_means_and_errors_of_the_record():
+    results = record_of("fit")["test_error"]["results"]
+    pairs = [(m["mean"], m["standard_error"]) for result in results for m in result["methods"].values()]
+    for row in rows_of("docs/fit.md", "## Test error"):
+        for mean, error in re.findall(r"([\d.]+) ± ([\d.]+)", row):
+            # Two numbers of the page were rounded twice.
+            near = [(m, e) for m, e in pairs if is_one_of(mean, [m], slack=0.6) and is_one_of(error, [e], slack=0.6)]
+            assert near, (mean, error)
+
+
+def test_errors_and_steps_of_the_table_of_equations_are_those_of_the_records():
+    names = {"Poisson 2-D": "poisson_2d", "heat": "heat", "Burgers": "burgers", "Poisson 5-D": "poisson_5d"}
+    for row in rows_of("docs/physics.md", "## What was measured"):
+        label, own, others = row.strip("|").split("|")
+        name = next(name for start, name in names.items() if label.strip().startswith(start))
+        results = record_of(f"physics_{name}")["results"]
+        ours = {"cf.fit": results["cf.fit"]}
+        theirs = {key: value for key, value in results.items() if key != "cf.fit"}
+        levels = [1e-6, 1e-4]
+        for cell, numbers in ((own, numbers_of(ours)), (others, numbers_of(theirs))):
+            for text in re.findall(r"\d(?:\.\d+)?e-\d+", cell):
+                assert is_one_of(text, numbers + levels), (name, text)
+        for first, last in re.findall(r"(\d+) to (\d+) steps", own):
+            steps = results["cf.fit"]["below 1e-06"]["steps"]
+            assert (int(first), int(last)) == (steps[0], steps[-1])
+
+
+def test_the_readme_has_the_steps_of_the_record_of_poissons_equation():
+    text = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+    (found,) = re.findall(
+        r"below 1e-6 on the published Poisson problem in (\d+) to (\d+) steps from each of (\d+)", text
+    )
+    level = record_of("physics_poisson_2d")["results"]["cf.fit"]["below 1e-06"]
+    assert tuple(map(int, found)) == (level["steps"][0], level["steps"][-1], level["seeds"])
