@@ -7,6 +7,7 @@ os.environ.setdefault(
     "OPENBLAS_NUM_THREADS", "1"
 )  # see the Makefile: two threads on a busy machine are 10-25 times slower
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("SCIPY_ARRAY_API", "1")  # scikit-learn skips two of its checks of estimators without it
 
 from jaxtyping import install_import_hook
 

@@ -28,7 +28,6 @@ def all_checks():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @pytest.mark.parametrize(
     ("estimator", "check"),
     list(all_checks()),

@@ -380,7 +380,8 @@ class ChordClassifier(ClassifierMixin, _ChordMLP):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities (N, number of classes), columns in the order of ``classes_``."""
         outputs = self._outputs(X)
-        return expit(outputs) if self._multilabel else softmax(outputs, axis=1)
+        # scikit-learn checks that probabilities of labels are below 1, as the logistic function is without rounding.
+        return np.minimum(expit(outputs), np.nextafter(1, 0)) if self._multilabel else softmax(outputs, axis=1)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Logarithms of :meth:`predict_proba`, exact where probabilities underflow."""
