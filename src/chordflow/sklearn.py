@@ -241,9 +241,14 @@ def _sample_weights(weights: Any, num: int) -> np.ndarray:
 
 
 def _padded_size(num: int) -> int:
-    """The next of 8, 10, 12, 14, 16, 20, 24, 28, 32, …: few sizes, at most a quarter more."""
-    step = max(2, 2 ** (max(num - 1, 1).bit_length() - 3))
-    return max(8, -(-num // step) * step)
+    """The next of 16, 32, 64, 80, 96, 112, 128, 160, …: few sizes, from 64 on at most a quarter more.
+
+    Below 64 a compilation costs more than all the steps of a fit.
+    """
+    if num <= 64:
+        return max(16, 1 << (num - 1).bit_length())
+    step = 2 ** ((num - 1).bit_length() - 3)
+    return -(-num // step) * step
 
 
 def _pad(rows: np.ndarray, size: int, fill: float = 0.0) -> np.ndarray:
