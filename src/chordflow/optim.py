@@ -11,9 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from chordflow.bounds import require_within
 from chordflow.losses import AbstractLoss
 from chordflow.problem import Problem, is_concrete
-from chordflow.solve import AbstractDecomposition, AbstractMethod, Cholesky
-from chordflow.solve.dense import Triplets
-from chordflow.solve.iterative import Sketch
+from chordflow.solve import AbstractMethod, Cholesky
 from chordflow.training.follow import Point, linearise
 from chordflow.training.linearise import Aim
 
@@ -252,7 +250,7 @@ class _Rule(NamedTuple):
         point = linearise(aim, self.method, theta)
         mu = jnp.asarray(self.momentum(state.count) if callable(self.momentum) else self.momentum, theta.dtype)
         relative = self._relative_damping(state, theta.dtype)
-        lam = relative * _sum_of_squares(point.decomposition)
+        lam = relative * point.decomposition.sum_of_squares()
         phi = self._increment(aim, point, lam, mu * last)
         corrected = phi / jnp.sqrt(1 - mu ** (2 * (state.count + 1)).astype(theta.dtype))
         step = self._bounded(corrected * self._rate(state, theta.dtype))
@@ -296,13 +294,6 @@ class _Rule(NamedTuple):
 def _update(rule: _Rule, problem: Problem, state: AdaptedState, params: PyTree) -> tuple[PyTree, AdaptedState]:
     """Compiled here, so that a loop without jit of its own is not slow."""
     return rule.step(problem, state, params)
-
-
-def _sum_of_squares(decomposition: AbstractDecomposition) -> Scalar:
-    """Σσ² of A, so that a damping means the same with every method; ``scale`` is σ_max² for some of them."""
-    if isinstance(decomposition, Triplets):
-        return jnp.sum(decomposition.sigma**2)
-    return decomposition.sum_of_squares() if isinstance(decomposition, Sketch) else decomposition.scale
 
 
 def _gain(aim: Aim, point: Point, step: Float[Array, " K"]) -> Scalar:

@@ -48,7 +48,11 @@ class AbstractDecomposition(eqx.Module):
     @property
     @abstractmethod
     def scale(self) -> Scalar:
-        """σ_max², or an upper bound of it that costs nothing: the trace."""
+        """σ_max², exact or to a few per cent, or an upper bound of it that costs nothing: the trace."""
+
+    @abstractmethod
+    def sum_of_squares(self) -> Scalar:
+        """Σσ², the same unit whatever the method."""
 
 
 class AbstractMethod(eqx.Module):
@@ -105,6 +109,10 @@ class Gram(AbstractDecomposition):
     @property
     def scale(self) -> Scalar:
         """Σσ²: the trace, which needs no power iteration."""
+        return self.sum_of_squares()
+
+    def sum_of_squares(self) -> Scalar:
+        """The trace."""
         return jnp.trace(self.matrix)
 
 
@@ -195,6 +203,10 @@ class Triplets(AbstractDecomposition):
     def scale(self) -> Scalar:
         """σ_max²."""
         return self.sigma[0] ** 2
+
+    def sum_of_squares(self) -> Scalar:
+        """Σσ² of all triplets."""
+        return jnp.sum(self.sigma**2)
 
 
 class SpectralFactor(AbstractFactor):
