@@ -158,9 +158,10 @@ def wandb(monkeypatch):
     return fake
 
 
-def test_weights_and_biases_is_given_each_stride_over_its_steps(wandb):
+def test_weights_and_biases_is_given_each_stride_over_its_steps(wandb, tmp_path):
+    create(tmp_path / "a", {})
     watcher = WeightsAndBiases("chords")
-    for event in (START, FLOW, metrics(1), metrics(2, deviation=None), END):
+    for event in ({**START, "folder": str(tmp_path / "a")}, FLOW, metrics(1), metrics(2, deviation=None), END):
         watcher(event)
     watcher.close()
     assert wandb.calls[:3] == [
