@@ -151,8 +151,13 @@ def test_numbers_of_the_comparison_are_those_of_the_records():
         assert re.search(rf"^\| {re.escape(row)}[^|]*\| {small:.2f} \| {large:.1f} \|$", page, re.M), name
     poisson = record("physics_poisson_2d")["results"]
     natural, ours = poisson["energy natural gradient"], poisson["cf.fit"]
-    assert len(natural["below 1e-06"]["steps"]) == 1
-    assert f"in {natural['below 1e-06']['median_seconds']:.1f} seconds" in page
+    assert natural["below 1e-06"]["seeds"] == natural["seeds"] == 3
+    assert f"in {natural['below 1e-06']['median_seconds']:.1f} seconds by the median" in page
+    heat = record("physics_heat")["results"]
+    assert heat["cf.fit"]["below 1e-06"]["seeds"] == 9
+    assert heat["energy natural gradient"]["below 1e-06"]["seeds"] == 0
+    assert f"a median of {heat['cf.fit']['below 1e-06']['median_seconds']:.0f} seconds" in page
+    assert f"one stayed at {heat['energy natural gradient']['end']['worst']:.2f}" in page
     assert f"a median of {ours['below 1e-06']['median_seconds']:.1f}" in re.sub(r"\*\*|\s+", " ", page).replace(
         "  ", " "
     )
