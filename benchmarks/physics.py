@@ -124,9 +124,13 @@ def heat(options: argparse.Namespace) -> Iterator[parts.Row]:
 
 def burgers(options: argparse.Namespace) -> Iterator[parts.Row]:
     """2-40-40-40-1 tanh, uniform initial law: the error after the seconds of ours."""
-    equation = cf.physics.burgers(**small(options, num_interior=20, num_boundary=4, num_test=9))
+    sizes = small(options, num_interior=20, num_boundary=4, num_test=9)
+    equation, anew = cf.physics.burgers(**sizes), cf.physics.burgers(**sizes, drawn=True)
     for seed in options.seeds:
         params = cf.physics.uniform(jax.random.key(seed), (2, *(8 if options.smoke else 40,) * 3, 1))
+        if DRAWN in options.methods:
+            run = ours(anew, params, max_steps=options.steps or 100, key=jax.random.key(seed))
+            yield row(DRAWN, seed, run, options)
         seconds = options.peer_seconds
         if "cf.fit" in options.methods:
             run = ours(equation, params, max_steps=options.steps or 100)
@@ -138,7 +142,8 @@ def burgers(options: argparse.Namespace) -> Iterator[parts.Row]:
 
 def needs_seconds(options: argparse.Namespace) -> None:
     """Peers on Burgers' equation take the seconds of `cf.fit`, or those that are given."""
-    if options.methods and "cf.fit" not in options.methods and not options.peer_seconds:
+    peers = set(options.methods or ()) - {"cf.fit", DRAWN}
+    if peers and "cf.fit" not in options.methods and not options.peer_seconds:
         raise ValueError("burgers: peers take the seconds of cf.fit: add it to --methods, or give --peer-seconds")
 
 
@@ -158,6 +163,7 @@ def poisson_5d(options: argparse.Namespace) -> Iterator[parts.Row]:
 FIVE_AIMS = "cf.fit, reuses=4"
 OURS: dict[str, dict[str, int]] = {"cf.fit": {}, FIVE_AIMS: {"reuses": 4}}
 """Ours by name, with its options: the second aims five times with each decomposition."""
+DRAWN = "cf.fit, drawn points"
 DENSE = "dense step"
 
 
@@ -194,10 +200,11 @@ def with_dense_step(rows: list[parts.Row]) -> dict[str, Any]:
 
 
 METHODS = ("cf.fit", *PEERS)
+BURGERS = ("cf.fit", DRAWN, "scipy L-BFGS", "optax Adam")
 SECTIONS = {
     "poisson_2d": parts.Section(poisson_2d, summary, range(30), METHODS),
     "heat": parts.Section(heat, summary, range(10), ("cf.fit", FIVE_AIMS, *PEERS)),
-    "burgers": parts.Section(burgers, summary, range(3), ("cf.fit", "scipy L-BFGS", "optax Adam"), check=needs_seconds),
+    "burgers": parts.Section(burgers, summary, range(3), BURGERS, check=needs_seconds),
     "poisson_5d": parts.Section(poisson_5d, with_dense_step, range(1), ("cf.fit", DENSE)),
 }
 

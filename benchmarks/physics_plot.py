@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 # Okabe and Ito's colours, with a dash of their own for print and for people who see fewer.
 STYLES = {
     "cf.fit": ("#0072B2", "-", 2.0),
+    "cf.fit, drawn points": ("#0072B2", (0, (4, 1)), 1.4),
     "energy natural gradient": ("#000000", (0, (1, 2)), 1.4),
     "optimistix Levenberg–Marquardt": ("#CC79A7", (0, (1, 1)), 1.6),
     "scipy BFGS": ("#009E73", "-.", 1.4),

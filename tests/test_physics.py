@@ -63,6 +63,19 @@ def test_the_exact_solution_costs_nothing(name):
     assert float(equation.error(more)) == pytest.approx(expected, rel=1e-9)
 
 
+def test_points_of_burgers_equation_are_drawn_inside_where_that_is_asked_for():
+    make, options = EQUATIONS["burgers"]
+    fixed, drawn = make(**options).problem, make(**options, drawn=True).problem
+    assert not fixed.is_drawn
+    one, other = (drawn.redrawn(jax.random.key(i)) for i in (1, 2))
+    t, x = one.terms[0].samples.T
+    assert 0 < t.min() < 0.3 < 0.7 < t.max() < 1
+    assert -1 < x.min() < -0.3 < 0.3 < x.max() < 1
+    assert not np.array_equal(one.terms[0].samples, other.terms[0].samples)
+    for mine, theirs in zip(one.terms[1:], fixed.terms[1:], strict=True):
+        assert np.array_equal(mine.samples, theirs.samples)
+
+
 def test_drawn_points_lie_where_they_should_and_differ():
     equation = physics.poisson(**EQUATIONS["poisson"][1])
     first, again, other = (equation.problem.redrawn(jax.random.key(i)) for i in (1, 1, 2))
