@@ -41,9 +41,9 @@ demo: $(BIN)/installed-run ## Train on the bundled digits, compare with the theo
 test: $(BIN)/installed-test ## Run all tests that take seconds
 	$(PYTEST) $(TEST_FLAGS) -m "not slow"
 slow: $(BIN)/installed-test ## Run the tests that take minutes, processes or disk
-	$(PYTEST) -m slow
+	$(PYTEST) $(TEST_FLAGS) -m slow
 doctest: $(BIN)/installed-test ## Run the examples in the docstrings
-	$(PYTEST) --doctest-modules src
+	$(PYTEST) $(TEST_FLAGS) --doctest-modules src
 lint: $(BIN)/installed-dev ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -142,7 +142,7 @@ def burgers(options: argparse.Namespace) -> Iterator[parts.Row]:
 
 def needs_seconds(options: argparse.Namespace) -> None:
     """Peers on Burgers' equation take the seconds of `cf.fit`, or those that are given."""
-    peers = set(options.methods or ()) - {"cf.fit", DRAWN}
+    peers = set(BURGERS) & set(options.methods or ()) - {"cf.fit", DRAWN}
     if peers and "cf.fit" not in options.methods and not options.peer_seconds:
         raise ValueError("burgers: peers take the seconds of cf.fit: add it to --methods, or give --peer-seconds")
 

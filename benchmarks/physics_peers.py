@@ -114,7 +114,7 @@ def scipy_minimiser(method: str) -> Callable[..., Run]:
         options = {"maxiter": 10**6, "gtol": 1e-14} | ({"maxfun": 10**7, "ftol": 0} if method == "L-BFGS-B" else {})
         with contextlib.suppress(StopIteration):
             scipy.optimize.minimize(fun, np.asarray(theta), jac=True, method=method, callback=look, options=options)
-        return Run(first_call, looks.ended())
+        return Run(first_call, looks.settle())
 
     return run
 
@@ -129,9 +129,9 @@ class Looks:
         """One more step."""
         self.waiting.append((seconds, point.copy()))
         if len(self.waiting) == 20:
-            self.ended()
+            self.settle()
 
-    def ended(self) -> list[Look]:
+    def settle(self) -> list[Look]:
         """All looks, the last step's among them."""
         if self.waiting:
             count, before = len(self.waiting), self.found[-1][2]

@@ -80,8 +80,7 @@ def test_keeping_the_default_run_took_less_than_a_twentieth_of_its_time():
     assert record["results"]["share"] < 0.05
 
 
-# Those of the equations were made while their files were being written: they are taken anew.
-RECORDS = [path for path in sorted((BENCHMARKS / "records").glob("*.json")) if not path.stem.startswith("physics")]
+RECORDS = sorted((BENCHMARKS / "records").glob("*.json"))
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
@@ -91,8 +90,7 @@ def test_a_committed_record_was_made_on_a_clean_tree_and_names_no_folder(path):
     environments = [value["environment"] for value in (record, *record.values()) if "environment" in value]
     assert environments
     assert [made["clean_tree"] for made in environments] == [True] * len(environments)
-    assert "/home" not in text
-    assert "/work" not in text
+    assert not re.search(r'"/\w+/', text)
 
 
 @contextmanager

@@ -207,8 +207,11 @@ def test_nothing_that_lies_in_a_run_folder_is_imported(tmp_path, monkeypatch, ca
     monkeypatch.chdir(run.path)
     assert main(["report", "."]) == 0
     assert not list(run.path.rglob("*.ran"))
+    (run.path / "SHA256SUMS").unlink()  # it does not look like a run any more, but it is named as one
+    assert main(["resume", "."]) == 2
+    assert not list(run.path.rglob("*.ran"))
     monkeypatch.chdir(tmp_path)
-    assert main(["resume", str(run.path)]) == 2
+    assert main(["resume", str(other.path)]) == 2
     assert (tmp_path / "planted_nowhere.ran").exists(), "it is found in any other folder"
 
 

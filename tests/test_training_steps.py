@@ -12,7 +12,7 @@ from chordflow import models
 from chordflow.solve import SVD, Cholesky, Iterative
 from chordflow.training import follow
 from chordflow.training.linearise import Aim
-from chordflow.training.loop import default_solver
+from chordflow.training.loop import _resumed, default_solver
 
 RNG = np.random.default_rng(7)
 ROWS = jnp.asarray(RNG.normal(size=(8, 3)))
@@ -55,14 +55,24 @@ def test_a_cut_between_two_tries_goes_on_with_the_samples_of_its_step():
     assert between >= 2
 
 
-def test_a_cost_that_is_only_rounding_is_believed():
+@pytest.mark.parametrize("shift", [0.0, -5.0], ids=["positive", "negative"])
+def test_a_saved_cost_is_believed_where_it_is_the_cost_to_rounding(shift):
+    loss = cf.Loss(lambda x, y: jnp.sum((x - y) ** 2) + shift)
     rows = jnp.linspace(0.1, 1, 9)[:, None]
-    problem = cf.Problem(lambda w, row: jnp.atleast_1d(jnp.exp(row @ w)), rows, jnp.exp(rows))
-    first = cf.fit(problem, jnp.zeros(1), target=1e-26)
-    assert float(first.cost) < 1e-26
-    # What the last digits of outputs make of such a cost in another program.
-    state = cf.FitState(first.state.theta, 3 * first.cost + 1e-30, first.state.lam, *jax.tree.leaves(first.state)[3:])
-    assert float(cf.fit(problem, jnp.zeros(1), max_steps=20, state=state).cost) <= float(state.cost)
+    problem = cf.Problem(lambda w, row: jnp.atleast_1d(jnp.exp(row @ w)), rows, jnp.exp(rows), loss=loss)
+    theta = jnp.ones(1)
+    aim = Aim(problem, theta, None, None, jnp.ones(()), aims_part=False)
+
+    def resumed(cost):
+        none = jnp.zeros((), int)
+        state = cf.FitState(theta, jnp.asarray(cost), jnp.ones(()), none, none, jax.random.key(0))
+        return float(_resumed(aim, theta, state, None).cost)
+
+    exact = float(problem.cost(theta))
+    assert exact == shift
+    # What the last digits of the outputs make of this cost in another program, which may be all there is of it.
+    assert resumed(exact + 3e-27) == exact + 3e-27
+    assert resumed(exact + 1e-3) == np.inf
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])

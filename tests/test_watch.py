@@ -235,6 +235,8 @@ def test_a_sink_that_fails_is_told_in_one_line_and_hears_no_more(capsys):
     assert sink.heard == 1
     assert capsys.readouterr().err == "chordflow: Sink failed (no route): the run goes on without it\n"
     isolated.close()
+    assert capsys.readouterr().err == "", "it is told once"
+    Isolated(Sink()).close()
     assert capsys.readouterr().err == "chordflow: Sink failed (OSError): the run goes on without it\n"
 
 

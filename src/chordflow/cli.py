@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,8 @@ Seconds are wall-clock without compilation: compare them with one another, not w
 VERIFY_SAMPLES = 20
 RUN_FILES = ("config.toml", "SHA256SUMS")
 """What tells a run folder."""
-MISTAKES = (ValueError, MemoryError, ImportError)
-"""What is told in one line."""
+MISTAKES = (ValueError, MemoryError, ImportError, OSError)
+"""What is told in one line: the user's, and what the disk refuses."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,29 +73,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     and the number of the signal if it was stopped, which is 130 for Ctrl-C.
     """
     arguments = _parser().parse_args(argv)
-    _look_for_modules_here()
+    _look_for_modules_here(Path(word).resolve() for word in arguments.words if Path(word).is_dir())
     import jax
 
     # Flows need float64, and this process is ours: the library itself changes no flag.
     jax.config.update("jax_enable_x64", True)
     try:
         return arguments.command(arguments)
-    except MISTAKES as error:
-        return _told(error, arguments)
     except BrokenPipeError:
         # As after `| head`: what is still in the buffer would be refused once more as the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print("chordflow: stopped: nobody reads what it prints any more", file=sys.stderr)
         return 128 + signal.SIGPIPE
+    except MISTAKES as error:
+        return _told(error, arguments)
     except KeyboardInterrupt as stop:
         print(f"chordflow: {stop if str(stop) else 'stopped'}", file=sys.stderr)
         return 128 + getattr(stop, "signal_number", signal.SIGINT)
 
 
-def _look_for_modules_here() -> None:
-    """Let model.name = mymodule:network be found in the current folder, as with `python -m`, but in no run folder."""
-    here = Path.cwd()
-    if any(all((folder / name).is_file() for name in RUN_FILES) for folder in (here, *here.parents)):
+def _look_for_modules_here(named: Iterable[Path]) -> None:
+    """Let model.name = mymodule:network be found in the current folder, as with `python -m`, but in no run folder.
+
+    A folder is one by what is in it, or because it is ``named`` on the command line, whatever is left in it.
+    """
+    here, named = Path.cwd(), set(named)
+    if any(folder in named or all((folder / name).is_file() for name in RUN_FILES) for folder in (here, *here.parents)):
         sys.path[:] = [path for path in sys.path if path not in ("", str(here))]
     elif str(here) not in sys.path:
         sys.path.append(str(here))
@@ -108,7 +111,7 @@ def _told(error: Exception, arguments: argparse.Namespace) -> int:
     if arguments.traceback:
         raise error
     print(f"chordflow: {str(error).splitlines()[0] if str(error) else type(error).__name__}", file=sys.stderr)
-    return 1 if isinstance(error, StorageError) else 2
+    return 1 if isinstance(error, StorageError | OSError) else 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -194,6 +197,8 @@ def _resume(arguments: argparse.Namespace) -> int:
             with _watched(arguments) as (say, watchers, ended):
                 experiment.resume(word, say=say, watchers=watchers)
             outcomes.append(_outcome(ended))
+        except BrokenPipeError:
+            raise
         except MISTAKES as error:  # one folder does not keep the others from going on
             outcomes.append(_told(error, arguments))
     return max(outcomes)

@@ -176,7 +176,7 @@ def _problem(
     if (batch is None) == (problem is None):
         raise ValueError("adapted: update needs either batch=(inputs, targets) or problem=cf.Problem(...)")
     if problem is not None:
-        if loss is not None and type(loss) is not type(problem.loss):
+        if loss is not None and eqx.tree_equal(loss, problem.loss) is False:
             raise ValueError(
                 f"adapted: loss={type(loss).__name__} is not that of the problem, {type(problem.loss).__name__}: "
                 "give it to the problem alone"

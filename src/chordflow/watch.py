@@ -225,7 +225,9 @@ class Isolated:
         try:
             call(*arguments)
         except Exception as error:  # of another library, over a network: it may raise anything
-            self._hears = False
+            told, self._hears = not self._hears, False
+            if told:
+                return
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             name = type(self._sink).__name__
             print(f"chordflow: {name} failed ({reason}): the run goes on without it", file=sys.stderr, flush=True)

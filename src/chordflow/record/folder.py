@@ -5,7 +5,7 @@ import os
 import shutil
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -320,6 +320,9 @@ class Run:
                 list_sums(self.path, [self.path / name])
         except RunningError:
             self._replace(name, content)
+            # It may have ended meanwhile, with the sum of what was there before.
+            with suppress(RunningError), locked(self.path):
+                list_sums(self.path, [self.path / name])
 
     def write_progress(self, values: Mapping[str, Any]) -> None:
         """Append one line to the stream of metrics."""

@@ -215,7 +215,9 @@ def _resumed(aim: Aim, theta: Array, state: FitState, key: Array | None) -> FitS
     cost = aim.cost(x, state.theta)
     # Outputs are exact to rounding, and so is the root of the cost; the cost itself may be rounding altogether.
     rounding = 1e3 * jnp.finfo(theta.dtype).eps * jnp.sqrt(jnp.mean(x**2))
-    same = jnp.abs(jnp.sqrt(state.cost) - jnp.sqrt(cost)) <= 1e-6 * jnp.sqrt(cost) + rounding
+    roots = (jnp.sqrt(jnp.maximum(value, 0)) for value in (state.cost, cost))
+    by_root = (state.cost >= 0) & (cost >= 0) & (jnp.abs(jnp.subtract(*roots)) <= rounding)
+    same = by_root | (jnp.abs(state.cost - cost) <= 1e-6 * jnp.abs(cost))
     return eqx.tree_at(lambda state: state.cost, state, jnp.where(same, state.cost, jnp.inf))
 
 
