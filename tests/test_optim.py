@@ -234,8 +234,8 @@ def test_a_problem_brings_its_own_loss_and_trainable_parameters():
     problem = cf.Problem(model, ROWS[:6], labels, cf.CrossEntropy())
     own, theirs = cf.optim.adapted(model), cf.optim.adapted(model, cf.CrossEntropy())
     other = cf.Problem(model, ROWS[:6], labels, cf.Loss(lambda x, y: jnp.sum((x - y) ** 4)))
+    tx = cf.optim.adapted(model, cf.Loss(lambda x, y: jnp.sum((x - y) ** 2)))
     with pytest.raises(ValueError, match="loss=Loss is not that of the problem"):
-        tx = cf.optim.adapted(model, cf.Loss(lambda x, y: jnp.sum((x - y) ** 2)))
         update(tx, tx.init(w), w, problem=other)
     expected, _ = update(theirs, theirs.init(w), w, batch=(ROWS[:6], labels))
     for tx in (own, theirs):
