@@ -230,7 +230,7 @@ def test_the_step_that_crosses_a_level_is_found_among_those_not_looked_at(benchm
     looks = peers.Looks(error, np.zeros(1))
     for step in range(1, 47):
         looks.add(0.1 * step, np.full(1, step))
-    found = looks.ended()
+    found = looks.settle()
     assert [step for step, _, _ in found] == list(range(47))
     first = next(step for step, _, error in found if error < 1e-2)
     assert first == np.argmax(errors < 1e-2)
