@@ -170,8 +170,11 @@ def compared(errors, seconds):
 # --- MNIST ----------------------------------------------------------------------------------------------------
 
 TRANSFORMS = {
-    # Of three settings tried for three minutes the one with the best validation accuracy.
-    "cf.optim.adapted": {"learning_rate": 0.5, "damping": 3e-2, "momentum": 0.8},
+    # Of four settings the one with the best validation accuracy after 100 to 200 s: 94.5 %, by Cholesky 93.6 %.
+    "cf.optim.adapted": {
+        **{"learning_rate": 0.5, "damping": 3e-2, "momentum": 0.8},
+        "linear_solver": cf.solve.Iterative(rank=8, rtol=0.1, max_products=8),
+    },
     "optax Adam 0.001": {"learning_rate": 1e-3},
     "optax Adam 0.003": {"learning_rate": 3e-3},
 }
