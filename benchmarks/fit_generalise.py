@@ -172,7 +172,9 @@ def compared(errors, seconds):
 TRANSFORMS = {
     # Of four settings the one with the best validation accuracy after 100 to 200 s: 94.5 %, by Cholesky 93.6 %.
     "cf.optim.adapted": {
-        **{"learning_rate": 0.5, "damping": 3e-2, "momentum": 0.8},
+        "learning_rate": 0.5,
+        "damping": 3e-2,
+        "momentum": 0.8,
         "linear_solver": cf.solve.Iterative(rank=8, rtol=0.1, max_products=8),
     },
     "optax Adam 0.001": {"learning_rate": 1e-3},

@@ -68,7 +68,8 @@ def counting(total: int, description: str, unit: str, *, show: bool) -> Iterator
     with tqdm(total=total, desc=description, unit=unit, leave=False) as bar:
 
         def done(num: int, note: str = "") -> None:
-            bar.set_postfix_str(note, refresh=False)
             bar.update(num)
+            if note:
+                bar.set_postfix_str(note)
 
         yield done
