@@ -139,7 +139,7 @@ def _summary_is_whole(folder: record.Run) -> bool:
 def _examine(folder: record.Run, say: Say) -> set[str]:
     """Clear away what was not finished, name what is damaged and set it aside; names in the folder."""
     damaged = folder.damaged()
-    for line in folder.damage:
+    for line in folder.lines_of(damaged):
         say(line)
     if "config.toml" in damaged:
         raise record.RunError(f"{folder.path / 'config.toml'} is not what the run began with: restore it, or run anew")

@@ -3,7 +3,6 @@
 Each is called with the events of :func:`chordflow.experiment.run`, dictionaries whose ``event`` says what they are.
 """
 
-import hashlib
 import sys
 import time
 from collections import deque
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chordflow.extras import load_extra
+from chordflow.files import sha256_of
 from chordflow.record import as_line
 
 SHOWN = ("cost", "deviation", "effective_dimension", "steps", "rejected", "t", "s", "seconds")
@@ -282,7 +282,7 @@ class WeightsAndBiases:
             folder = Path(event["folder"])
             # The same where the run goes on, another where it is started over: the configuration is written once.
             begun = f"{folder.name} {(folder / 'config.toml').stat().st_mtime_ns}"
-            key = hashlib.sha256(begun.encode()).hexdigest()[:16]
+            key = sha256_of(begun.encode())[:16]
             self._run = self._wandb.init(project=self._project, name=folder.name, id=key, resume="allow")
             for flow in event["flows"]:
                 self._run.define_metric(f"{flow}/*", step_metric=f"{flow}/steps")

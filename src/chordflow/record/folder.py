@@ -130,7 +130,11 @@ class Run:
     @property
     def damage(self) -> list[str]:
         """One line for each file that is missing or not as it was written; reads them all."""
-        listed = [f"{self.path / name} {what}" for name, what in self.damaged().items()]
+        return self.lines_of(self.damaged())
+
+    def lines_of(self, damaged: Mapping[str, str]) -> list[str]:
+        """The lines of :attr:`damage` where :meth:`damaged` has been asked already, so that no file is read twice."""
+        listed = [f"{self.path / name} {what}" for name, what in damaged.items()]
         what = self._list_damage()
         return listed if what is None else [f"{self.path / SUMS} {what}", *listed]
 

@@ -158,7 +158,7 @@ def _read(run: Run, label: str, index: int, count: int) -> RunPage:
             summary = {"result": "not finished", "samples": samples, "stats": {"num_steps": lines[-1]["steps"]}}
             data = _so_far(lines, minimum)
             series.append(Series(f"{flow} so far{ending}", flow, index, data, summary, lines, is_finished=False))
-    kept, damage = read_kept(run.path), tuple(run.damage)
+    kept, damage = read_kept(run.path), tuple(run.lines_of(damaged))
     return RunPage(run, label, config, tuple(series), tuple(missing), damage, kept, run.environment, progress)
 
 

@@ -90,7 +90,7 @@ def run_on_host(
             row = np.asarray(row)  # waits for the step
             seconds = time.perf_counter() - start
             rows.append(np.append(row, seconds))
-            done(int(state.num_steps) - before, f"cost={float(state.cost):.3e}")
+            done(int(state.num_steps) - before, f"cost={row[0]:.3e}")  # of the row, which is here already
             stop = callback is not None and bool(callback(state))
             if bool(result == FIT_RESULTS.running):
                 if stop:
